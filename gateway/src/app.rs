@@ -1,0 +1,1 @@
+//! Start, run and drain: the one place that spawns tasks and threads.

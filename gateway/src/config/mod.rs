@@ -1,0 +1,258 @@
+//! The validated configuration: what the rest of the gateway may rely on.
+//!
+//! Values here have been checked: ranges, cross-references, and topic filters. Everything that can
+//! be wrong in a file is reported by [`load`], all mistakes in one run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::forwarder::route::Route;
+use crate::record::SourceName;
+
+/// A whole, valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Identity and directories.
+    pub gateway: Gateway,
+    /// At least one, names unique, in the order of their names.
+    pub sources: Vec<Source>,
+    /// The commit log's budget and policy.
+    pub buffer: Buffer,
+    /// Where records go.
+    pub kafka: Kafka,
+    /// In the order of the file: the first match wins.
+    pub routes: Vec<Route>,
+    /// Health, metrics and status.
+    pub http: Http,
+    /// Logging.
+    pub log: Log,
+}
+
+/// `[gateway]`
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// `[A-Za-z0-9._-]{1,64}`
+    pub id: String,
+    /// `log/`, `dead-letters/` and `registry/` live below.
+    pub data_dir: PathBuf,
+    /// What SIGTERM leaves Kafka to take what is in flight.
+    pub shutdown_grace: Duration,
+}
+
+/// `[sources.<name>]`
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its key in the file.
+    pub name: SourceName,
+    /// Its `type` and what belongs to it.
+    pub kind: SourceKind,
+}
+
+/// The kinds of sources.
+#[derive(Clone, Debug)]
+pub enum SourceKind {
+    /// `type = "serial"`
+    Serial(Serial),
+    /// `type = "mqtt"`
+    Mqtt(Box<Mqtt>),
+}
+
+/// A serial line.
+#[derive(Clone, Debug)]
+pub struct Serial {
+    /// A tty, a PTY, or a stable link to one.
+    pub device: PathBuf,
+    /// Bits a second.
+    pub baud_rate: u32,
+    /// 5 to 8.
+    pub data_bits: u8,
+    /// Parity bit.
+    pub parity: Parity,
+    /// 1 or 2.
+    pub stop_bits: u8,
+    /// Flow control.
+    pub flow_control: FlowControl,
+    /// How the byte stream is cut into frames.
+    pub framing: Framing,
+    /// Largest payload of a frame, in bytes.
+    pub frame_bytes_max: usize,
+}
+
+/// Parity bit of a serial line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parity {
+    /// None.
+    None,
+    /// Odd.
+    Odd,
+    /// Even.
+    Even,
+}
+
+/// Flow control of a serial line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowControl {
+    /// None.
+    None,
+    /// XON/XOFF.
+    Software,
+    /// RTS/CTS.
+    Hardware,
+}
+
+/// How frames are found in a serial byte stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Shim link v1, with ACKs.
+    Shim,
+    /// Text lines, ended by LF or CRLF.
+    Lines,
+}
+
+/// A subscription to an MQTT broker.
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Set for `mqtts://`.
+    pub tls: Option<MqttTls>,
+    /// MQTT version.
+    pub protocol: MqttProtocol,
+    /// At least one.
+    pub subscriptions: Vec<Subscription>,
+    /// Default `<gateway id>-<source>`.
+    pub client_id: String,
+    /// User name.
+    pub username: Option<String>,
+    /// File whose content, less a line end, is the password. Read at every connect.
+    pub password_file: Option<PathBuf>,
+    /// How long the broker keeps the session while we are away.
+    pub session_expiry: Duration,
+    /// Largest payload that becomes a record; a larger one becomes a dead letter.
+    pub payload_bytes_max: usize,
+    /// Publishes in flight from the broker (v5 `Receive Maximum`).
+    pub receive_maximum: u16,
+    /// Keep-alive interval.
+    pub keep_alive: Duration,
+}
+
+/// TLS files of an MQTT source, PEM. Readable when the configuration was checked.
+#[derive(Clone, Debug, Default)]
+pub struct MqttTls {
+    /// CA certificates; the system's where absent.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate chain.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PKCS#8.
+    pub key_file: Option<PathBuf>,
+}
+
+/// MQTT version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MqttProtocol {
+    /// MQTT 3.1.1.
+    V311,
+    /// MQTT 5.0.
+    V5,
+}
+
+/// A subscription: a valid filter and the highest quality of service asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// Topic filter, `$share/group/…` allowed.
+    pub filter: String,
+    /// 0 to 2.
+    pub qos: u8,
+}
+
+/// `[buffer]`
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    /// Most disk space the log may use.
+    pub bytes_max: u64,
+    /// Size of one segment; at most a quarter of `bytes_max`.
+    pub segment_bytes: u64,
+    /// Longest wait for a group commit.
+    pub commit_interval: Duration,
+    /// What a full buffer does.
+    pub when_full: WhenFull,
+}
+
+/// What a full buffer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Sources wait, unacknowledged.
+    Block,
+    /// The oldest segment goes, counted.
+    DropOldest,
+}
+
+/// `[kafka]`
+#[derive(Clone, Debug)]
+pub struct Kafka {
+    /// `host:port`, at least one.
+    pub brokers: Vec<String>,
+    /// Topic where no route matches; the topic of gap markers.
+    pub topic: String,
+    /// What a record becomes.
+    pub value: ValueFormat,
+    /// Which headers it carries.
+    pub headers: HeaderSet,
+    /// librdkafka's `compression.codec`.
+    pub compression: String,
+    /// Longest wait for a Kafka batch to fill.
+    pub linger: Duration,
+    /// librdkafka properties of `properties` and `properties_file`, none that a guarantee rests on.
+    /// May hold secrets: never logged.
+    pub properties: BTreeMap<String, String>,
+    /// How long an unknown topic is waited for.
+    pub topic_wait: Duration,
+}
+
+/// `value`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueFormat {
+    /// The payload as it is.
+    Payload,
+    /// `SenML`-CBOR becomes `SenML`-JSON, JSON stays, other bytes become `{"base64": …}`.
+    Json,
+}
+
+/// `headers`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderSet {
+    /// `CloudEvents` 1.0, binary mode.
+    CloudEvents,
+    /// `ce_id` alone.
+    Id,
+    /// None.
+    None,
+}
+
+/// `[http]`
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// Address to listen on.
+    pub listen: std::net::SocketAddr,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A `tracing` filter: a level, or directives.
+    pub level: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// `format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

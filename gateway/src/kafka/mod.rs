@@ -1,0 +1,1 @@
+//! rdkafka, wrapped: producer, delivery reports, error classes.

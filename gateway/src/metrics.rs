@@ -1,0 +1,247 @@
+//! Every figure the gateway exports, by the names of DESIGN §9.
+//!
+//! Sources and the forwarder hold resolved handles ([`SourceMetrics`], a topic's counter), so that
+//! counting a record is one atomic addition and no map look-up.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::record::SourceName;
+
+/// Label `source`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceLabel {
+    /// The source's name.
+    pub source: String,
+}
+
+/// Labels `source` and `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceReason {
+    /// The source's name.
+    pub source: String,
+    /// A short, fixed word.
+    pub reason: String,
+}
+
+/// Label `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// A short, fixed word.
+    pub reason: String,
+}
+
+/// Label `topic`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TopicLabel {
+    /// Kafka topic.
+    pub topic: String,
+}
+
+type Count = Counter<u64, AtomicU64>;
+type Level = Gauge<i64, AtomicI64>;
+
+/// All figures. One for the process, shared by reference counting.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Records a source took off its wire.
+    pub received: Family<SourceLabel, Count>,
+    /// Records of a source that are durable.
+    pub committed: Family<SourceLabel, Count>,
+    /// Records Kafka has reported delivered.
+    pub delivered: Family<TopicLabel, Count>,
+    /// Records dropped, by reason.
+    pub dropped: Family<SourceReason, Count>,
+    /// Dead letters stored.
+    pub dead_letters: Family<ReasonLabel, Count>,
+    /// Redeliveries recognised and not stored again.
+    pub duplicates: Family<SourceLabel, Count>,
+    /// Frames rejected on the line, by reason.
+    pub frames_rejected: Family<SourceReason, Count>,
+    /// Messages a link device lost before they reached the gateway.
+    pub link_gaps: Family<SourceLabel, Count>,
+    /// 1 while a source has its port or its session.
+    pub source_connected: Family<SourceLabel, Level>,
+    /// 1 while a broker answers.
+    pub kafka_connected: Level,
+    /// Write and sync of one group commit, in seconds.
+    pub commit_duration: Histogram,
+    /// Commit to delivery report, in seconds.
+    pub delivery_duration: Histogram,
+}
+
+/// One source's figures.
+#[derive(Clone, Debug)]
+pub struct SourceMetrics {
+    name: SourceName,
+    /// See [`Metrics::received`].
+    pub received: Count,
+    /// See [`Metrics::committed`].
+    pub committed: Count,
+    /// See [`Metrics::duplicates`].
+    pub duplicates: Count,
+    /// See [`Metrics::link_gaps`].
+    pub link_gaps: Count,
+    /// See [`Metrics::source_connected`].
+    pub connected: Level,
+    dropped: Family<SourceReason, Count>,
+    frames_rejected: Family<SourceReason, Count>,
+}
+
+impl SourceMetrics {
+    /// Counts records dropped for `reason`.
+    pub fn dropped(&self, reason: &str, records: u64) {
+        self.dropped
+            .get_or_create(&self.label(reason))
+            .inc_by(records);
+    }
+
+    /// Counts a rejected frame.
+    pub fn frame_rejected(&self, reason: &str) {
+        self.frames_rejected
+            .get_or_create(&self.label(reason))
+            .inc();
+    }
+
+    fn label(&self, reason: &str) -> SourceReason {
+        SourceReason {
+            source: self.name.to_string(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All figures at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            registry: Registry::with_prefix("edge_gateway"),
+            received: Family::default(),
+            committed: Family::default(),
+            delivered: Family::default(),
+            dropped: Family::default(),
+            dead_letters: Family::default(),
+            duplicates: Family::default(),
+            frames_rejected: Family::default(),
+            link_gaps: Family::default(),
+            source_connected: Family::default(),
+            kafka_connected: Level::default(),
+            commit_duration: Histogram::new(durations()),
+            delivery_duration: Histogram::new(durations()),
+        }
+        .registered()
+    }
+
+    fn registered(mut self) -> Self {
+        let r = &mut self.registry;
+        r.register(
+            "records_received",
+            "Records taken off the wire",
+            self.received.clone(),
+        );
+        r.register(
+            "records_committed",
+            "Records made durable",
+            self.committed.clone(),
+        );
+        r.register(
+            "records_delivered",
+            "Records Kafka reported delivered",
+            self.delivered.clone(),
+        );
+        r.register("records_dropped", "Records dropped", self.dropped.clone());
+        r.register(
+            "dead_letters",
+            "Records set aside as dead letters",
+            self.dead_letters.clone(),
+        );
+        r.register(
+            "duplicates_suppressed",
+            "Redeliveries recognised and not stored again",
+            self.duplicates.clone(),
+        );
+        r.register(
+            "frames_rejected",
+            "Frames rejected on the line",
+            self.frames_rejected.clone(),
+        );
+        r.register(
+            "link_gap_records",
+            "Messages a device lost before they reached the gateway",
+            self.link_gaps.clone(),
+        );
+        r.register(
+            "source_connected",
+            "1 while the source has its port or session",
+            self.source_connected.clone(),
+        );
+        r.register(
+            "kafka_connected",
+            "1 while a broker answers",
+            self.kafka_connected.clone(),
+        );
+        r.register(
+            "commit_duration_seconds",
+            "Write and sync of one group commit",
+            self.commit_duration.clone(),
+        );
+        r.register(
+            "delivery_duration_seconds",
+            "From commit to delivery report",
+            self.delivery_duration.clone(),
+        );
+        self
+    }
+
+    /// The registry, to register what is computed at scrape time.
+    pub fn registry_mut(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// All figures in the Prometheus (`OpenMetrics`) text format.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string does not fail.
+    pub fn render(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// The handles of one source.
+    #[must_use]
+    pub fn source(&self, name: &SourceName) -> SourceMetrics {
+        let label = SourceLabel {
+            source: name.to_string(),
+        };
+        SourceMetrics {
+            name: name.clone(),
+            received: self.received.get_or_create_owned(&label),
+            committed: self.committed.get_or_create_owned(&label),
+            duplicates: self.duplicates.get_or_create_owned(&label),
+            link_gaps: self.link_gaps.get_or_create_owned(&label),
+            connected: self.source_connected.get_or_create_owned(&label),
+            dropped: self.dropped.clone(),
+            frames_rejected: self.frames_rejected.clone(),
+        }
+    }
+}
+
+/// 0.1 ms to 52 s, doubling.
+fn durations() -> impl Iterator<Item = f64> {
+    prometheus_client::metrics::histogram::exponential_buckets(0.0001, 2.0, 20)
+}

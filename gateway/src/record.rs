@@ -1,0 +1,253 @@
+//! What a record is, from the moment a source receives it until Kafka reports it delivered.
+//!
+//! Sources build a borrowed [`NewRecord`]; the commit log encodes it once into the batch buffer
+//! that is written to disk, and the forwarder reads it back as a borrowed [`RecordView`]. No owned
+//! form exists, so that a record is copied twice on its way through the gateway and never
+//! allocated for.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// Position of a record in a commit log. Dense from 0, never reused once synced (I6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(u64);
+
+impl Offset {
+    /// The first offset of a new log.
+    pub const ZERO: Self = Self(0);
+
+    /// An offset from its number.
+    #[must_use]
+    pub const fn new(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The offset as a number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The offset `count` records further on.
+    #[must_use]
+    pub const fn plus(self, count: u64) -> Self {
+        Self(self.0.saturating_add(count))
+    }
+
+    /// How many records lie between `earlier` and `self`; 0 if `earlier` is not earlier.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Name of a source: `[a-z0-9-]{1,32}`. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceName(Arc<str>);
+
+impl SourceName {
+    /// Longest name, in bytes.
+    pub const BYTES_MAX: usize = 32;
+
+    /// Checks and makes a source name.
+    ///
+    /// # Errors
+    /// [`InvalidSourceName`] if `name` is empty, longer than 32 bytes, or holds anything but
+    /// lower-case letters, digits and `-`.
+    pub fn new(name: &str) -> Result<Self, InvalidSourceName> {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if name.is_empty() || name.len() > Self::BYTES_MAX || !name.bytes().all(allowed) {
+            return Err(InvalidSourceName {
+                name: name.to_owned(),
+            });
+        }
+        Ok(Self(Arc::from(name)))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Borrow<str> for SourceName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A source name that the contract does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} is not a source name: 1 to 32 of a-z, 0-9 and -")]
+pub struct InvalidSourceName {
+    /// What was given.
+    pub name: String,
+}
+
+/// How a record's payload is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PayloadKind {
+    /// Any bytes: an MQTT payload, a line, an OPAQUE frame.
+    Opaque = 0,
+    /// A `SenML` pack in CBOR (RFC 8428, section 6), a SENML frame of the shim link.
+    SenmlCbor = 1,
+    /// Not telemetry: a gap that a source found (an MQTT session that is gone, say). The payload
+    /// is a [`GapNote`] in CBOR; it is forwarded as a `telemetry.gap` record.
+    Gap = 2,
+}
+
+/// What a source can say about records that were lost before they reached the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct GapNote {
+    /// Why they are missing, as in the `reason` label of the metrics.
+    pub reason: String,
+    /// How many are missing; `None` where nobody can know.
+    pub records: Option<u64>,
+}
+
+/// Where a record came from on its wire: what recognises a second delivery of it (G5), and whose
+/// order it has its place in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A serial line without sequence numbers.
+    Line,
+    /// A DATA frame of the shim link.
+    Link {
+        /// Node on the line, 0 for point to point.
+        address: u8,
+        /// The device's boot.
+        session: u16,
+        /// Number of the message in the session.
+        sequence: u32,
+        /// CRC-32C of the frame.
+        crc: u32,
+    },
+    /// An MQTT publish.
+    Mqtt {
+        /// Quality of service it was delivered with, 0 to 2.
+        qos: u8,
+        /// Packet identifier, 0 at `QoS` 0.
+        packet_id: u16,
+        /// The publish carried the DUP flag.
+        dup: bool,
+    },
+}
+
+/// When a record was received.
+///
+/// Order never depends on it (DESIGN §10, "clock wrong at boot"). The boot that `mono_ms` counts
+/// in is kept once a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Wall clock in milliseconds since the Unix epoch, as the system believed it.
+    pub wall_ms: i64,
+    /// Milliseconds since this boot, time asleep included (`CLOCK_BOOTTIME`).
+    pub mono_ms: u64,
+}
+
+/// A record as a source hands it to the log.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecord<'a> {
+    /// The source's configured name.
+    pub source: &'a SourceName,
+    /// MQTT topic; for serial `<source>/<device>`, the device percent-encoded
+    /// (see [`serial_subject`]).
+    pub subject: &'a str,
+    /// How to read the payload.
+    pub kind: PayloadKind,
+    /// Its place on the wire.
+    pub origin: Origin,
+    /// Time of receipt.
+    pub received: Stamp,
+    /// The payload, as received.
+    pub payload: &'a [u8],
+}
+
+/// A record read back from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordView<'a> {
+    /// Its position.
+    pub offset: Offset,
+    /// Name of the source that received it. (The source may no longer be configured.)
+    pub source: &'a str,
+    /// See [`NewRecord::subject`].
+    pub subject: &'a str,
+    /// How to read the payload.
+    pub kind: PayloadKind,
+    /// Its place on the wire.
+    pub origin: Origin,
+    /// Time of receipt.
+    pub received: Stamp,
+    /// The payload, as received.
+    pub payload: &'a [u8],
+}
+
+/// The subject of a serial record: `<source>/<device>`, with `/`, `+`, `#` and `%` in the device
+/// percent-encoded, so that it is exactly two topic levels.
+#[must_use]
+pub fn serial_subject(source: &SourceName, device: &str) -> String {
+    let mut subject = String::with_capacity(source.as_str().len() + 1 + device.len());
+    subject.push_str(source.as_str());
+    subject.push('/');
+    for character in device.chars() {
+        match character {
+            '/' => subject.push_str("%2F"),
+            '+' => subject.push_str("%2B"),
+            '#' => subject.push_str("%23"),
+            '%' => subject.push_str("%25"),
+            other => subject.push(other),
+        }
+    }
+    subject
+}
+
+/// The device name in the second level of a serial subject: [`serial_subject`] undone.
+#[must_use]
+pub fn serial_device(subject: &str) -> String {
+    let device = subject
+        .split_once('/')
+        .map_or(subject, |(_, device)| device);
+    device
+        .replace("%2F", "/")
+        .replace("%2B", "+")
+        .replace("%23", "#")
+        .replace("%25", "%")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_subject_is_two_levels_and_gives_its_device_back() {
+        let source = SourceName::new("press-line").expect("valid");
+        for device in ["urn:dev:mac:00/", "a+b", "#", "100%", "%2F", "plain", ""] {
+            let subject = serial_subject(&source, device);
+            assert_eq!(subject.matches('/').count(), 1, "{subject}");
+            assert_eq!(serial_device(&subject), device);
+        }
+    }
+
+    #[test]
+    fn a_source_name_outside_the_contract_is_refused() {
+        for name in ["", "Upper", "under_score", "dot.ted", &"x".repeat(33)] {
+            assert!(SourceName::new(name).is_err(), "{name}");
+        }
+        assert!(SourceName::new(&"x".repeat(32)).is_ok());
+    }
+}
