@@ -1,0 +1,251 @@
+//! The record batch: the unit that is written, checksummed and read (I2).
+//!
+//! ```text
+//!  0  4  magic "EGLB"
+//!  4  4  CRC-32C of everything behind it, content included
+//!  8  4  length of the content in bytes
+//! 12  1  format version, 1
+//! 13  1  kind: 0 records · 1 checkpoint (no records; the content is the durable state, I9)
+//! 14  1  compression of the content: 0 none
+//! 15  1  0
+//! 16  8  log identity
+//! 24  4  open counter: how often the log had been opened when this was written
+//! 28  4  count of records
+//! 32  8  base offset: offset of the first record
+//! 40  8  synced: every offset below it was durable when this was written
+//! 48  8  committed: every offset below it was delivered when this was written
+//! 56  8  boot identity: the boot whose monotonic clock the records count in
+//! 64  8  milliseconds since that boot when this was written
+//! 72  4  length of the content before compression
+//! 76  4  0
+//! 80  …  content: entries (see `entry`), or the state
+//! ```
+//!
+//! Integers are little-endian. Batches follow each other at multiples of 8 bytes, so that a reader
+//! who has lost the thread finds the next one in an eighth of the places.
+
+use crate::record::Offset;
+
+/// Bytes of a header.
+pub(super) const HEADER_BYTES: usize = 80;
+/// Batches begin at multiples of this.
+pub(super) const ALIGN: u64 = 8;
+/// The format that this code writes, and the newest it reads.
+pub(super) const FORMAT_VERSION: u8 = 1;
+const MAGIC: [u8; 4] = *b"EGLB";
+
+/// What a batch holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Records,
+    Checkpoint,
+}
+
+/// A header's fields, as they were found or are to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    pub(super) identity: u64,
+    pub(super) open_counter: u32,
+    pub(super) count: u32,
+    pub(super) base: Offset,
+    pub(super) synced: Offset,
+    pub(super) committed: Offset,
+    pub(super) boot_id: u64,
+    pub(super) written_mono_ms: u64,
+}
+
+impl Header {
+    /// Offset behind the last record.
+    pub(super) fn end(&self) -> Offset {
+        self.base.plus(u64::from(self.count))
+    }
+}
+
+/// What lies at a place where a batch may begin.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Parsed<'a> {
+    /// A batch of this log whose checksum is good.
+    Whole { header: Header, content: &'a [u8], bytes: usize },
+    /// It looks like a batch, of so many bytes in all, and more of it must be read to know.
+    Needs(usize),
+    /// No batch of this log, or one whose checksum is bad.
+    Nothing,
+    /// A batch of this log in a format of the future.
+    Newer(u8),
+}
+
+/// Writes the header in front of a content that begins at [`HEADER_BYTES`] of `batch`, and pads the
+/// whole to [`ALIGN`].
+pub(super) fn seal(header: &Header, batch: &mut Vec<u8>) {
+    let content_len = u32::try_from(batch.len() - HEADER_BYTES).expect("a batch is below 4 GiB");
+    let head = &mut batch[..HEADER_BYTES];
+    head.fill(0);
+    head[0..4].copy_from_slice(&MAGIC);
+    head[8..12].copy_from_slice(&content_len.to_le_bytes());
+    head[12] = FORMAT_VERSION;
+    head[13] = match header.kind {
+        Kind::Records => 0,
+        Kind::Checkpoint => 1,
+    };
+    head[16..24].copy_from_slice(&header.identity.to_le_bytes());
+    head[24..28].copy_from_slice(&header.open_counter.to_le_bytes());
+    head[28..32].copy_from_slice(&header.count.to_le_bytes());
+    head[32..40].copy_from_slice(&header.base.get().to_le_bytes());
+    head[40..48].copy_from_slice(&header.synced.get().to_le_bytes());
+    head[48..56].copy_from_slice(&header.committed.get().to_le_bytes());
+    head[56..64].copy_from_slice(&header.boot_id.to_le_bytes());
+    head[64..72].copy_from_slice(&header.written_mono_ms.to_le_bytes());
+    head[72..76].copy_from_slice(&content_len.to_le_bytes());
+    let crc = crc32c::crc32c(&batch[8..]);
+    batch[4..8].copy_from_slice(&crc.to_le_bytes());
+    batch.resize(aligned(batch.len()), 0);
+}
+
+/// Reads what begins at `bytes[0]`. `room` is how many bytes the segment has from there: a length
+/// beyond it is not believed.
+pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
+    if bytes.len() < HEADER_BYTES {
+        return if room < HEADER_BYTES as u64 { Parsed::Nothing } else { Parsed::Needs(HEADER_BYTES) };
+    }
+    if bytes[0..4] != MAGIC || u64_at(bytes, 16) != identity {
+        return Parsed::Nothing;
+    }
+    let len = HEADER_BYTES as u64 + u64::from(u32_at(bytes, 8));
+    if len > room {
+        return Parsed::Nothing;
+    }
+    // It fits the segment, whose size fits memory.
+    let len = len as usize;
+    if bytes.len() < len {
+        return Parsed::Needs(len);
+    }
+    if crc32c::crc32c(&bytes[8..len]) != u32_at(bytes, 4) {
+        return Parsed::Nothing;
+    }
+    if bytes[12] > FORMAT_VERSION {
+        return Parsed::Newer(bytes[12]);
+    }
+    let kind = match (bytes[13], bytes[14]) {
+        (0, 0) => Kind::Records,
+        (1, 0) => Kind::Checkpoint,
+        _ => return Parsed::Nothing,
+    };
+    let header = Header {
+        kind,
+        identity,
+        open_counter: u32_at(bytes, 24),
+        count: u32_at(bytes, 28),
+        base: Offset::new(u64_at(bytes, 32)),
+        synced: Offset::new(u64_at(bytes, 40)),
+        committed: Offset::new(u64_at(bytes, 48)),
+        boot_id: u64_at(bytes, 56),
+        written_mono_ms: u64_at(bytes, 64),
+    };
+    Parsed::Whole { header, content: &bytes[HEADER_BYTES..len], bytes: aligned(len) }
+}
+
+/// The identity that a whole batch at `bytes[0]` claims, whatever it is: for a log whose slots are
+/// lost. The checksum is not checked here; [`parse`] with this identity does.
+pub(super) fn claimed_identity(bytes: &[u8]) -> Option<u64> {
+    (bytes.len() >= HEADER_BYTES && bytes[0..4] == MAGIC).then(|| u64_at(bytes, 16))
+}
+
+/// The next multiple of [`ALIGN`].
+pub(super) fn aligned(len: usize) -> usize {
+    len.next_multiple_of(ALIGN as usize)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY: u64 = 0x1122_3344_5566_7788;
+
+    fn header() -> Header {
+        Header {
+            kind: Kind::Records,
+            identity: IDENTITY,
+            open_counter: 3,
+            count: 2,
+            base: Offset::new(40),
+            synced: Offset::new(40),
+            committed: Offset::new(12),
+            boot_id: 9,
+            written_mono_ms: 1234,
+        }
+    }
+
+    fn sealed(content: &[u8]) -> Vec<u8> {
+        let mut batch = vec![0; HEADER_BYTES];
+        batch.extend_from_slice(content);
+        seal(&header(), &mut batch);
+        batch
+    }
+
+    /// The format on disk. If this fails, do not change the test: boards in the field hold it.
+    #[test]
+    fn the_format_is_what_boards_in_the_field_have_on_disk() {
+        let hex: String = sealed(b"telemetry").iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = concat!(
+            "45474c42", "e3a6f6b3", "09000000", "01000000", "8877665544332211", "03000000",
+            "02000000", "2800000000000000", "2800000000000000", "0c00000000000000",
+            "0900000000000000", "d204000000000000", "09000000", "00000000",
+            "74656c656d65747279", "00000000000000",
+        );
+        assert_eq!(hex[..8], expected[..8]);
+        assert_eq!(hex[16..], expected[16..]);
+        assert_eq!(hex[8..16], expected[8..16], "checksum");
+    }
+
+    #[test]
+    fn a_sealed_batch_is_parsed_whole() {
+        let batch = sealed(b"telemetry");
+        let parsed = parse(&batch, batch.len() as u64, IDENTITY);
+        let bytes = batch.len();
+        assert_eq!(parsed, Parsed::Whole { header: header(), content: b"telemetry", bytes });
+    }
+
+    #[test]
+    fn every_single_flipped_bit_is_noticed() {
+        let batch = sealed(b"telemetry");
+        let covered = HEADER_BYTES + b"telemetry".len();
+        for bit in 0..covered * 8 {
+            let mut damaged = batch.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let parsed = parse(&damaged, damaged.len() as u64, IDENTITY);
+            assert!(matches!(parsed, Parsed::Nothing | Parsed::Needs(_)), "bit {bit}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_the_segment_is_not_believed() {
+        let batch = sealed(b"telemetry");
+        assert_eq!(parse(&batch, HEADER_BYTES as u64 + 8, IDENTITY), Parsed::Nothing);
+    }
+
+    #[test]
+    fn a_batch_of_another_log_is_nothing() {
+        let batch = sealed(b"telemetry");
+        assert_eq!(parse(&batch, batch.len() as u64, IDENTITY ^ 1), Parsed::Nothing);
+    }
+
+    #[test]
+    fn a_format_of_the_future_is_told_apart() {
+        let mut batch = sealed(b"telemetry");
+        batch[12] = FORMAT_VERSION + 1;
+        let covered = HEADER_BYTES + b"telemetry".len();
+        let crc = crc32c::crc32c(&batch[8..covered]);
+        batch[4..8].copy_from_slice(&crc.to_le_bytes());
+        let parsed = parse(&batch, batch.len() as u64, IDENTITY);
+        assert_eq!(parsed, Parsed::Newer(FORMAT_VERSION + 1));
+    }
+}

@@ -1,0 +1,162 @@
+//! Segment files: their names, and reading batches out of one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::batch::{self, ALIGN, Header, Parsed};
+use super::fs::{self, File};
+use crate::record::Offset;
+
+/// A retired segment that waits to be written again. It is whole, preallocated, and full of stale
+/// batches.
+pub(super) const SPARE_NAME: &str = "spare";
+const EXTENSION: &str = ".seg";
+/// How much is read ahead. Large enough that a backlog is read in few calls, small beside the
+/// memory of a board; chosen by eye, not measured.
+const READ_AHEAD_BYTES: usize = 256 * 1024;
+
+/// Where the segment is whose first offset is `base`.
+pub(super) fn path(dir: &Path, base: Offset) -> PathBuf {
+    dir.join(format!("{:020}{EXTENSION}", base.get()))
+}
+
+/// The first offset of the segment with this file name; `None` for any other file.
+pub(super) fn base_of(name: &str) -> Option<Offset> {
+    let digits = name.strip_suffix(EXTENSION)?;
+    let canonical = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+    canonical.then(|| digits.parse().ok().map(Offset::new)).flatten()
+}
+
+/// A batch where it was found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) header: Header,
+    pub(super) position: u64,
+    /// Bytes of the content.
+    pub(super) content_bytes: usize,
+    /// Bytes from this batch's begin to the next one's.
+    pub(super) bytes: usize,
+}
+
+/// What lies at a position.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look {
+    Batch(Found),
+    /// No whole batch of this log begins here.
+    Nothing,
+    /// A batch of a format of the future.
+    Newer(u8),
+}
+
+/// Reads batches of one segment, with read-ahead.
+#[derive(Debug)]
+pub(super) struct BatchReader {
+    file: Box<dyn File>,
+    identity: u64,
+    /// Bytes of the file from `buffer_position` on.
+    buffer: Vec<u8>,
+    buffer_position: u64,
+}
+
+impl BatchReader {
+    pub(super) fn new(file: Box<dyn File>, identity: u64) -> Self {
+        Self { file, identity, buffer: Vec::new(), buffer_position: 0 }
+    }
+
+    pub(super) fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    pub(super) fn into_file(self) -> Box<dyn File> {
+        self.file
+    }
+
+    /// Looks at what begins at `position`; nothing at or behind `limit` is read or believed.
+    pub(super) fn look(&mut self, position: u64, limit: u64) -> io::Result<Look> {
+        let room = limit.saturating_sub(position);
+        let mut want = batch::HEADER_BYTES;
+        loop {
+            self.fill(position, want, limit)?;
+            let bytes = self.at(position);
+            match batch::parse(bytes, room, self.identity) {
+                // The file ends before the batch does.
+                Parsed::Needs(_) if bytes.len() < want => return Ok(Look::Nothing),
+                Parsed::Needs(more) => want = more,
+                Parsed::Nothing => return Ok(Look::Nothing),
+                Parsed::Newer(version) => return Ok(Look::Newer(version)),
+                Parsed::Whole { header, content, bytes } => {
+                    let content_bytes = content.len();
+                    return Ok(Look::Batch(Found { header, position, content_bytes, bytes }));
+                }
+            }
+        }
+    }
+
+    /// Finds the next whole batch at or behind `position` that `accept`s.
+    pub(super) fn search(
+        &mut self,
+        mut position: u64,
+        limit: u64,
+        accept: impl Fn(&Header) -> bool,
+    ) -> io::Result<Option<Found>> {
+        position = position.next_multiple_of(ALIGN);
+        while position + (batch::HEADER_BYTES as u64) <= limit {
+            match self.look(position, limit)? {
+                Look::Batch(found) if accept(&found.header) => return Ok(Some(found)),
+                Look::Batch(found) => position += found.bytes as u64,
+                Look::Nothing | Look::Newer(_) => position += ALIGN,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The content of the batch that the last [`BatchReader::look`] has found.
+    pub(super) fn content(&self, found: &Found) -> &[u8] {
+        let from = batch::HEADER_BYTES;
+        self.at(found.position).get(from..from + found.content_bytes).unwrap_or(&[])
+    }
+
+    /// Forgets what was read ahead: the file may have been written since.
+    pub(super) fn forget(&mut self) {
+        self.buffer.clear();
+    }
+
+    fn at(&self, position: u64) -> &[u8] {
+        let from = position.checked_sub(self.buffer_position).map(usize::try_from);
+        match from {
+            Some(Ok(from)) => self.buffer.get(from..).unwrap_or(&[]),
+            Some(Err(_)) | None => &[],
+        }
+    }
+
+    /// Makes `want` bytes at `position` present in the buffer, as far as the file has them.
+    fn fill(&mut self, position: u64, want: usize, limit: u64) -> io::Result<()> {
+        if self.at(position).len() >= want {
+            return Ok(());
+        }
+        let room = usize::try_from(limit.saturating_sub(position)).unwrap_or(usize::MAX);
+        let bytes = want.max(READ_AHEAD_BYTES).min(room);
+        self.buffer.resize(bytes, 0);
+        let read = fs::read_up_to(&*self.file, &mut self.buffer, position);
+        self.buffer_position = position;
+        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+        read.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_canonical_names_are_segments() {
+        assert_eq!(base_of("00000000000000000042.seg"), Some(Offset::new(42)));
+        for name in ["42.seg", "slots", "00000000000000000042.seg.bak", "+0000000000000000042.seg"] {
+            assert_eq!(base_of(name), None, "{name}");
+        }
+        assert_eq!(base_of("99999999999999999999.seg"), None, "beyond 64 bits");
+        let base = Offset::new(u64::MAX);
+        let name = path(Path::new("d"), base).file_name().expect("name").to_owned();
+        assert_eq!(base_of(name.to_str().expect("ascii")), Some(base));
+    }
+}

@@ -1,0 +1,223 @@
+//! What appenders, readers and the writer thread share, behind one mutex that nobody holds during
+//! I/O.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::batch::HEADER_BYTES;
+use super::{AppendError, Condition, Progress, entry};
+use crate::record::{NewRecord, Offset};
+
+/// A call on the log's files failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct StorageError {
+    /// What was tried.
+    pub action: &'static str,
+    /// On which file.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl StorageError {
+    pub(super) fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self { action, path, source }
+    }
+}
+
+/// A segment file that holds data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) base: Offset,
+    pub(super) bytes: u64,
+}
+
+/// Records being gathered for the next group commit, encoded, behind room for the header.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub(super) bytes: Vec<u8>,
+    pub(super) count: u32,
+    pub(super) base: Offset,
+}
+
+impl Gathered {
+    pub(super) fn new() -> Self {
+        Self { bytes: vec![0; HEADER_BYTES], count: 0, base: Offset::ZERO }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.bytes.truncate(HEADER_BYTES);
+        self.count = 0;
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) gathering: Gathered,
+    /// When the first record of `gathering` came.
+    pub(super) gathering_since: Option<Instant>,
+    /// The offset the next record gets.
+    pub(super) next: Offset,
+    pub(super) progress: Progress,
+    pub(super) committed: Offset,
+    /// Oldest first; the last one is being written.
+    pub(super) segments: VecDeque<Segment>,
+    /// Where the next batch goes in the last segment. Everything before is synced.
+    pub(super) tail_position: u64,
+    /// Disk space in use, spare segment and slots included.
+    pub(super) disk_bytes: u64,
+    /// Bytes written to the files of the log since it was opened.
+    pub(super) written_bytes: u64,
+    /// Everything below was dropped by `drop_oldest`, unless it was delivered.
+    pub(super) dropped_below: Offset,
+    pub(super) closing: bool,
+    pub(super) failure: Option<Arc<StorageError>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) identity: u64,
+    /// Most bytes gathered for one commit (unless a single record is larger).
+    pub(super) gather_bytes_max: usize,
+    pub(super) record_bytes_max: usize,
+    inner: Mutex<Inner>,
+    /// Signals the writer thread.
+    pub(super) work: Condvar,
+    /// Signals threads in [`Shared::wait`].
+    pub(super) moved: Condvar,
+}
+
+impl Shared {
+    pub(super) fn new(dir: PathBuf, identity: u64, segment_bytes: u64, inner: Inner) -> Self {
+        let segment_bytes = usize::try_from(segment_bytes).unwrap_or(usize::MAX);
+        Self {
+            dir,
+            identity,
+            gather_bytes_max: (segment_bytes / 8).min(super::GATHER_BYTES_MAX),
+            record_bytes_max: segment_bytes / 2,
+            inner: Mutex::new(inner),
+            work: Condvar::new(),
+            moved: Condvar::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every critical section leaves the state whole at each of its steps.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn append(&self, record: &NewRecord<'_>) -> Result<Offset, AppendError> {
+        let bytes = entry::encoded_bytes_max(record);
+        if bytes > self.record_bytes_max {
+            return Err(AppendError::TooLarge { bytes, bytes_max: self.record_bytes_max });
+        }
+        let mut inner = self.lock();
+        match inner.progress.condition {
+            Condition::Running | Condition::Full if !inner.closing => {}
+            Condition::Running | Condition::Full | Condition::Poisoned | Condition::Closed => {
+                return Err(AppendError::Closed);
+            }
+        }
+        let gathered = inner.gathering.bytes.len();
+        if inner.gathering.count > 0 && gathered + bytes > self.gather_bytes_max {
+            return Err(AppendError::Full);
+        }
+        let offset = inner.next;
+        if inner.gathering.count == 0 {
+            inner.gathering.base = offset;
+            inner.gathering_since = Some(Instant::now());
+            self.work.notify_one();
+        } else if gathered < self.gather_bytes_max / 2
+            && gathered + bytes >= self.gather_bytes_max / 2
+        {
+            // Enough for a commit of its own: no need to wait out the interval.
+            self.work.notify_one();
+        }
+        entry::encode(record, &mut inner.gathering.bytes);
+        inner.gathering.count += 1;
+        inner.next = offset.plus(1);
+        Ok(offset)
+    }
+
+    /// See [`super::CommitLog::wait`].
+    pub(super) fn wait(&self, offset: Offset, timeout: Duration) -> Progress {
+        let deadline = Instant::now() + timeout;
+        let mut inner = self.lock();
+        loop {
+            let over = match inner.progress.condition {
+                Condition::Running | Condition::Full => false,
+                Condition::Poisoned | Condition::Closed => true,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if over || left.is_zero() || inner.progress.synced > offset {
+                return inner.progress;
+            }
+            let woken = self.moved.wait_timeout(inner, left);
+            inner = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(super) fn commit(&self, offset: Offset) {
+        let mut inner = self.lock();
+        let offset = offset.min(inner.progress.synced);
+        if offset <= inner.committed {
+            return;
+        }
+        inner.committed = offset;
+        // While records are being gathered the writer looks by itself, soon.
+        let gathering = inner.gathering.count > 0 && inner.progress.condition != Condition::Full;
+        if !gathering {
+            self.work.notify_one();
+        }
+    }
+
+    /// Blocks until the writer thread has closed the log.
+    pub(super) fn request_close(&self) {
+        self.lock().closing = true;
+        self.work.notify_one();
+    }
+}
+
+impl Inner {
+    /// The oldest segment, if every record of it is delivered and it is not the last one (I9).
+    pub(super) fn retired(&self) -> Option<Segment> {
+        let second = self.segments.get(1)?;
+        (self.committed >= second.base).then(|| self.segments[0])
+    }
+
+    /// The segment that holds `offset`, and where its readable part ends.
+    pub(super) fn locate(&self, offset: Offset) -> Located {
+        let Some(first) = self.segments.front() else {
+            return Located::Nowhere;
+        };
+        if offset < first.base {
+            return Located::Removed { first: first.base };
+        }
+        let index = self.segments.partition_point(|segment| segment.base <= offset) - 1;
+        let segment = self.segments[index];
+        match self.segments.get(index + 1) {
+            Some(next) => Located::Sealed { segment, next: next.base },
+            None => Located::Tail { segment, position: self.tail_position },
+        }
+    }
+}
+
+/// Where an offset is to be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Located {
+    /// The log has no segments.
+    Nowhere,
+    /// Below the first segment.
+    Removed { first: Offset },
+    /// In a segment that is no longer written; `next` is the base of the one behind it.
+    Sealed { segment: Segment, next: Offset },
+    /// In the segment that is being written, up to `position`.
+    Tail { segment: Segment, position: u64 },
+}

@@ -1,0 +1,15 @@
+//! The log on a disk that forgets, tears and fails.
+//!
+//! - `support`: a log under test and what it must hold
+//! - `sim_fs`: the disk
+//! - `basics`: append, sync, read, commit, retire
+//! - `crashes`: a power cut, a kill or an error at every single call
+//! - `damage`: what recovery must tell apart
+//! - `model`: random operations against a simple model
+
+mod basics;
+mod crashes;
+mod damage;
+mod model;
+mod sim_fs;
+mod support;
