@@ -1,4 +1,4 @@
-//! The link's sender and receiver as sans-IO state machines.
+//! What survives a restart of the gateway.
 
 /// What a receiver must remember of one device across restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
