@@ -30,3 +30,4 @@ pub mod crc;
 pub mod decoder;
 pub mod frame;
 pub mod link;
+pub mod senml;

@@ -5,6 +5,7 @@
 
 use firmware_shim::decoder::{Decoder, Outcome, Rejection};
 use firmware_shim::frame::{self, FRAME_BYTES_MAX, Header, Kind};
+use firmware_shim::senml::{self, Number, Record};
 use serde_json::Value;
 
 fn vectors(list: &str) -> Vec<Value> {
@@ -96,4 +97,63 @@ fn every_reason_has_an_invalid_vector() {
     ] {
         assert!(reasons.iter().any(|r| r == rejection.reason()));
     }
+}
+
+fn senml_number(value: &Value) -> Number {
+    if let Some(unsigned) = value.as_u64() {
+        Number::Unsigned(unsigned)
+    } else if let Some(negative) = value.as_i64() {
+        Number::Negative(negative)
+    } else {
+        Number::Float(value.as_f64().expect("a number"))
+    }
+}
+
+/// The record that a JSON object stands for; panics on a field that it does not know.
+fn senml_record(object: &Value) -> Record<'_> {
+    let mut record = Record::default();
+    for (key, value) in object.as_object().expect("an object") {
+        match key.as_str() {
+            "bn" => record.base_name = value.as_str(),
+            "bt" => record.base_time = Some(senml_number(value)),
+            "n" => record.name = value.as_str(),
+            "t" => record.time = Some(senml_number(value)),
+            "u" => record.unit = value.as_str(),
+            "v" => record.value = Some(senml_number(value)),
+            "vs" => record.string_value = value.as_str(),
+            "vb" => record.bool_value = value.as_bool(),
+            other => panic!("no vector had a field {other:?}"),
+        }
+    }
+    record
+}
+
+#[test]
+fn every_senml_payload_is_written_to_its_exact_bytes_and_read_to_its_exact_fields() {
+    let mut packs = 0;
+    for vector in vectors("valid") {
+        let Some(objects) = vector["senml_json"].as_array() else {
+            continue;
+        };
+        packs += 1;
+        let expected: Vec<Record<'_>> = objects.iter().map(senml_record).collect();
+        let payload = hex(&vector["payload_hex"]);
+
+        let mut out = [0; 1024];
+        let used = senml::encode(&expected, &mut out).expect("fits");
+        assert_eq!(out[..used], payload, "{}", vector["name"]);
+
+        let mut read = Vec::new();
+        senml::for_each(&payload, |record| read.push(*record)).expect("a pack");
+        assert_eq!(read, expected, "{}", vector["name"]);
+    }
+    assert_eq!(packs, 2);
+}
+
+#[test]
+fn the_time_vector_carries_its_time() {
+    let all = vectors("valid");
+    let vector = all.iter().find(|v| v["name"] == "time_unix_ms");
+    let payload = hex(&vector.expect("is there")["payload_hex"]);
+    assert_eq!(payload, frame::time_payload(1_700_000_000_123));
 }
