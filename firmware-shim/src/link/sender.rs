@@ -292,6 +292,14 @@ impl<const SLOTS: usize, const PAYLOAD_MAX: usize> Sender<SLOTS, PAYLOAD_MAX> {
         self.resent
     }
 
+    /// A sender whose first message has the number `sequence`.
+    #[cfg(test)]
+    pub(super) fn starting_at(config: Config, sequence: u32) -> Self {
+        let mut sender = Self::new(config);
+        sender.base = sequence;
+        sender
+    }
+
     fn send_next(&mut self, out: &mut [u8]) -> Result<usize, EncodeError> {
         let slot = self.slot(self.sent);
         let header = Header {
