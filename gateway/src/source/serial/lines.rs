@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Intake, LogFailed, Sink};
+use super::line::{Intake, LogFailed, Sink};
 use crate::clock;
 use crate::commit_log::{AppendError, Progress};
 use crate::ingest::{Committed, NotCommitted, Ticket};

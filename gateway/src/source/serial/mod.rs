@@ -5,7 +5,7 @@
 //!    ◀──outbox──── (shim: ACK, TIME) ◀──progress──┘
 //! ```
 //!
-//! [`shim`] and [`lines`] hold all decisions and do no I/O; this loop reads, writes, and waits for
+//! [`shim`] and [`lines`], both a [`line`], hold all decisions and do no I/O; this loop reads, writes, and waits for
 //! whichever comes first. Reading never waits for writing: what is to be written sits in an outbox
 //! that is filled again only when it is empty.
 //!
@@ -15,6 +15,7 @@
 //! - A full log: `shim` takes no frames, so that devices hold and resend; `lines` stops reading.
 //! - A failed log ends the source. What it took and could not commit was never acknowledged.
 
+mod line;
 mod lines;
 mod port;
 mod shim;
@@ -22,22 +23,24 @@ mod shim;
 mod tests;
 mod wall;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use firmware_shim::link::LinkState;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 
-use self::lines::Lines;
+use self::line::{Intake, Line, LogFailed};
 use self::port::{OpenError, Port, PortLost};
-use self::shim::ShimLine;
-use self::wall::{LOOK_INTERVAL_MS, Look, WallClock};
+use self::wall::{LOOK_INTERVAL_MS, WallClock};
 use super::{SourceContext, SourceError};
 use crate::clock;
-use crate::commit_log::{AppendError, Progress};
-use crate::config::{Framing, Serial};
-use crate::ingest::{NotCommitted, Ticket};
+use crate::commit_log::Progress;
+use crate::config::Serial;
+use crate::ingest::Ingest;
 use crate::metrics::SourceMetrics;
-use crate::record::{NewRecord, SourceName};
+use crate::record::SourceName;
 
 /// First wait before a port is opened again; it doubles to [`REOPEN_MAX`].
 const REOPEN_MIN: Duration = Duration::from_millis(50);
@@ -51,26 +54,6 @@ const FLUSH_MAX: Duration = Duration::from_millis(500);
 /// Bytes taken off the line at once: at 3 Mbit/s what comes in 7 ms.
 const READ_BYTES: usize = 2048;
 
-/// Where records go; it never waits.
-type Sink<'a> = dyn Fn(&NewRecord<'_>) -> Result<Ticket, AppendError> + 'a;
-
-/// What both framings are made with.
-#[derive(Clone, Debug)]
-struct Intake {
-    name: SourceName,
-    metrics: SourceMetrics,
-}
-
-/// The log takes no more records.
-#[derive(Debug)]
-struct LogFailed;
-
-impl From<NotCommitted> for LogFailed {
-    fn from(_: NotCommitted) -> Self {
-        Self
-    }
-}
-
 /// Runs a serial source until it is stopped.
 ///
 /// When stopped it takes no more, waits up to 5 s for the commit of what it took, acknowledges
@@ -80,111 +63,27 @@ impl From<NotCommitted> for LogFailed {
 /// [`SourceError::LogFailed`].
 pub async fn run(config: Serial, context: SourceContext) -> Result<(), SourceError> {
     let source_name = context.name.clone();
-    SerialSource::new(config, context)
+    let wiring = Wiring {
+        name: context.name,
+        ingest: context.ingest,
+        metrics: context.metrics,
+        ready: context.ready,
+        stop: context.stop,
+    };
+    SerialSource::new(config, wiring, &context.recovered.links)
         .run()
         .await
         .map_err(|LogFailed| SourceError::LogFailed { source_name })
 }
 
-/// How the byte stream becomes records.
+/// What a serial source needs of its [`SourceContext`]; it makes no dead letters.
 #[derive(Debug)]
-enum Line {
-    Shim(Box<ShimLine>),
-    Lines(Box<Lines>),
-}
-
-impl Line {
-    fn new(config: &Serial, context: &SourceContext) -> Self {
-        let intake = Intake {
-            name: context.name.clone(),
-            metrics: context.metrics.clone(),
-        };
-        let bytes_max = config.frame_bytes_max;
-        match config.framing {
-            Framing::Shim => Self::Shim(Box::new(ShimLine::new(
-                intake,
-                bytes_max,
-                &context.recovered.links,
-            ))),
-            Framing::Lines => Self::Lines(Box::new(Lines::new(intake, bytes_max))),
-        }
-    }
-
-    fn wants_bytes(&self) -> bool {
-        match self {
-            Self::Shim(_) => true,
-            Self::Lines(lines) => lines.wants_bytes(),
-        }
-    }
-
-    fn feed(&mut self, bytes: &[u8], sink: &Sink<'_>) -> Result<(), LogFailed> {
-        match self {
-            Self::Shim(shim) => shim.feed(bytes, sink),
-            Self::Lines(lines) => lines.feed(bytes, sink),
-        }
-    }
-
-    /// The log has moved on: learns what is durable, and tries again what found no room.
-    fn advance(&mut self, progress: &Progress, sink: &Sink<'_>) -> Result<(), LogFailed> {
-        match self {
-            Self::Shim(shim) => shim.resolve(progress).map_err(LogFailed::from),
-            Self::Lines(lines) => {
-                lines.resolve(progress)?;
-                lines.go_on(sink)
-            }
-        }
-    }
-
-    /// As [`advance`](Self::advance), but takes nothing more.
-    fn settle(&mut self, progress: &Progress) -> Result<(), LogFailed> {
-        match self {
-            Self::Shim(shim) => shim.resolve(progress)?,
-            Self::Lines(lines) => lines.resolve(progress)?,
-        }
-        Ok(())
-    }
-
-    fn all_committed(&self) -> bool {
-        match self {
-            Self::Shim(shim) => shim.all_committed(),
-            Self::Lines(lines) => lines.all_committed(),
-        }
-    }
-
-    fn clock_stepped(&mut self) {
-        match self {
-            Self::Shim(shim) => shim.clock_stepped(),
-            Self::Lines(_) => {}
-        }
-    }
-
-    fn answer(&mut self, look: &Look, out: &mut Vec<u8>) {
-        match self {
-            Self::Shim(shim) => shim.answer(look, out),
-            Self::Lines(_) => {}
-        }
-    }
-
-    fn answer_due_ms(&self, look: &Look) -> Option<u64> {
-        match self {
-            Self::Shim(shim) => shim.answer_due_ms(look),
-            Self::Lines(_) => None,
-        }
-    }
-
-    fn line_lost(&mut self) {
-        match self {
-            Self::Shim(shim) => shim.line_lost(),
-            Self::Lines(lines) => lines.line_lost(),
-        }
-    }
-
-    fn give_up(&mut self) {
-        match self {
-            Self::Shim(_) => {}
-            Self::Lines(lines) => lines.give_up(),
-        }
-    }
+struct Wiring {
+    name: SourceName,
+    ingest: Ingest,
+    metrics: SourceMetrics,
+    ready: watch::Sender<bool>,
+    stop: CancellationToken,
 }
 
 /// Bytes on their way out.
@@ -224,7 +123,7 @@ enum SessionEnd {
 
 struct SerialSource {
     config: Serial,
-    context: SourceContext,
+    wiring: Wiring,
     progress: watch::Receiver<Progress>,
     line: Line,
     outbox: Outbox,
@@ -233,27 +132,31 @@ struct SerialSource {
 }
 
 impl SerialSource {
-    fn new(config: Serial, context: SourceContext) -> Self {
+    fn new(config: Serial, wiring: Wiring, links: &HashMap<u8, LinkState>) -> Self {
+        let intake = Intake {
+            name: wiring.name.clone(),
+            metrics: wiring.metrics.clone(),
+        };
         Self {
-            line: Line::new(&config, &context),
-            progress: context.ingest.progress(),
+            line: Line::new(&config, intake, links),
+            progress: wiring.ingest.progress(),
             outbox: Outbox::default(),
             wall: WallClock::default(),
             reopen: REOPEN_MIN,
             config,
-            context,
+            wiring,
         }
     }
 
     async fn run(mut self) -> Result<(), LogFailed> {
         let mut failure = String::new();
-        while !self.context.stop.is_cancelled() {
+        while !self.wiring.stop.is_cancelled() {
             match Port::open(&self.config) {
                 Ok(mut port) => {
                     failure.clear();
                     self.opened();
                     let end = self.session(&mut port).await;
-                    self.context.metrics.connected.set(0);
+                    self.wiring.metrics.connected.set(0);
                     match end? {
                         SessionEnd::Stopped => return self.finish(port).await,
                         SessionEnd::Lost(lost) => self.lost(&lost, port).await,
@@ -269,17 +172,17 @@ impl SerialSource {
 
     fn opened(&mut self) {
         tracing::info!(
-            source_name = %self.context.name,
+            source_name = %self.wiring.name,
             device = %self.config.device.display(),
             "serial port open"
         );
-        self.context.metrics.connected.set(1);
-        self.context.ready.send_replace(true);
+        self.wiring.metrics.connected.set(1);
+        self.wiring.ready.send_replace(true);
     }
 
     async fn lost(&mut self, lost: &PortLost, port: Port) {
         tracing::warn!(
-            source_name = %self.context.name,
+            source_name = %self.wiring.name,
             device = %self.config.device.display(),
             error = lost as &dyn std::error::Error,
             "serial port lost; opening it again as soon as it returns"
@@ -294,7 +197,7 @@ impl SerialSource {
         let reason = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
         if *failure != reason {
             tracing::warn!(
-                source_name = %self.context.name,
+                source_name = %self.wiring.name,
                 error = error as &dyn std::error::Error,
                 "no serial port; trying again at least once a second"
             );
@@ -309,7 +212,7 @@ impl SerialSource {
         loop {
             let wait = self.turn()?;
             tokio::select! {
-                () = self.context.stop.cancelled() => return Ok(SessionEnd::Stopped),
+                () = self.wiring.stop.cancelled() => return Ok(SessionEnd::Stopped),
                 read = reader.read(&mut buffer), if self.line.wants_bytes() => match read {
                     Ok(bytes) => self.feed(&buffer[..bytes])?,
                     Err(lost) => return Ok(SessionEnd::Lost(lost)),
@@ -329,7 +232,7 @@ impl SerialSource {
     /// Learns how far the log is.
     fn advance(&mut self) -> Result<(), LogFailed> {
         let progress = *self.progress.borrow_and_update();
-        let ingest = &self.context.ingest;
+        let ingest = &self.wiring.ingest;
         self.line
             .advance(&progress, &|record| ingest.try_append(record))
     }
@@ -354,7 +257,7 @@ impl SerialSource {
 
     fn feed(&mut self, bytes: &[u8]) -> Result<(), LogFailed> {
         self.reopen = REOPEN_MIN;
-        let ingest = &self.context.ingest;
+        let ingest = &self.wiring.ingest;
         self.line.feed(bytes, &|record| ingest.try_append(record))
     }
 
@@ -365,7 +268,7 @@ impl SerialSource {
         loop {
             self.advance()?;
             tokio::select! {
-                () = self.context.stop.cancelled() => return Ok(()),
+                () = self.wiring.stop.cancelled() => return Ok(()),
                 changed = self.progress.changed() => changed.map_err(|_| LogFailed)?,
                 () = tokio::time::sleep_until(until) => return Ok(()),
             }

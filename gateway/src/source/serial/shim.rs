@@ -17,8 +17,8 @@ use firmware_shim::link::LinkState;
 use firmware_shim::link::receiver::{Receiver, Take, Verdict};
 use firmware_shim::senml;
 
+use super::line::{Intake, LogFailed, Sink};
 use super::wall::Look;
-use super::{Intake, LogFailed, Sink};
 use crate::clock;
 use crate::commit_log::{AppendError, Progress};
 use crate::ingest::{Committed, NotCommitted, Ticket};

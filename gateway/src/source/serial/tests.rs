@@ -10,10 +10,10 @@ use firmware_shim::link::LinkState;
 use firmware_shim::senml;
 use proptest::prelude::*;
 
+use super::line::{Intake, LogFailed, Sink};
 use super::lines::Lines;
 use super::shim::ShimLine;
 use super::wall::Look;
-use super::{Intake, LogFailed, Sink};
 use crate::commit_log::{AppendError, Condition, Progress};
 use crate::ingest::{NotCommitted, Ticket};
 use crate::metrics::{Metrics, SourceReason};
