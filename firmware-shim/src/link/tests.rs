@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::receiver::{Receiver, Take, Verdict};
-use super::sender::{Action, Config, Sender};
+use super::sender::{Action, Config, Heard, Sender};
 use crate::decoder::{Decoder, Outcome};
 use crate::frame::{FRAME_BYTES_MAX, Kind, encode};
 
@@ -35,6 +35,8 @@ enum Step {
     Restart,
     /// The log loses what was taken.
     RollBack,
+    /// The device loses its ring, and what was on the line, and begins another session.
+    Reboot,
 }
 
 /// One direction of the line.
@@ -74,8 +76,8 @@ struct World {
     receiver: Receiver,
     taken: Vec<Take>,
     stored: Option<super::LinkState>,
-    /// Sequences in the log, and messages marked as missing.
-    log: Vec<u32>,
+    /// Sessions and sequences in the log, and messages marked as missing.
+    log: Vec<(u16, u32)>,
     gaps: u64,
 }
 
@@ -120,6 +122,13 @@ impl World {
                 self.taken.clear();
                 self.receiver.rolled_back();
             }
+            Step::Reboot => {
+                self.up = Line::default();
+                self.down = Line::default();
+                self.gateway_decoder.push(0);
+                let session = self.sender.session() + 1;
+                self.sender = Sender::new(Config::new(0, session));
+            }
         }
     }
 
@@ -145,16 +154,19 @@ impl World {
         let Some(header) = self.receiver.ack(self.now_ms) else {
             return;
         };
-        let stored = self.stored.expect("set at the start");
-        assert_eq!(
-            header.sequence, stored.next,
-            "an ACK carries what is durable"
-        );
         let mut out = [0; FRAME_BYTES_MAX];
         let used = encode(header, &[], &mut out).expect("fits");
         for byte in self.down.carry(out[..used].to_vec(), fault) {
-            if let Outcome::Frame(frame) = self.device_decoder.push(byte) {
-                self.sender.hear(&frame, self.now_ms);
+            let Outcome::Frame(frame) = self.device_decoder.push(byte) else {
+                continue;
+            };
+            let held = u32::try_from(self.sender.held()).expect("at most 255");
+            let oldest = self.sender.next_sequence().wrapping_sub(held);
+            if let Heard::Acknowledged(count) = self.sender.hear(&frame, self.now_ms) {
+                for at in 0..u32::from(count) {
+                    let message = (self.sender.session(), oldest.wrapping_add(at));
+                    assert!(self.log.contains(&message), "{message:?} is not durable");
+                }
             }
         }
     }
@@ -164,7 +176,7 @@ impl World {
             self.receiver.committed(&take);
             let stored = self.stored.get_or_insert_default();
             stored.accept(take.session, take.sequence, take.crc);
-            self.log.push(take.sequence);
+            self.log.push((take.session, take.sequence));
             self.gaps += take.gap;
         }
     }
@@ -220,7 +232,7 @@ proptest! {
         }
         world.drain();
         let pushed = world.sender.next_sequence().wrapping_sub(first);
-        let places: Vec<u32> = world.log.iter().map(|s| s.wrapping_sub(first)).collect();
+        let places: Vec<u32> = world.log.iter().map(|(_, s)| s.wrapping_sub(first)).collect();
         prop_assert!(places.is_sorted_by(|a, b| a < b), "{:?}", places);
         prop_assert_eq!(places.len() as u64 + world.gaps, u64::from(pushed));
     }
@@ -239,5 +251,21 @@ proptest! {
         world.drain();
         prop_assert_eq!(world.gaps, 0);
         prop_assert_eq!(world.log.len() as u32, world.sender.next_sequence().wrapping_sub(first));
+    }
+
+    #[test]
+    fn across_reboots_each_session_is_stored_once_and_in_order(
+        steps in proptest::collection::vec(
+            prop_oneof![20 => step(), 1 => Just(Step::Reboot)], 0..400),
+    ) {
+        let mut world = World::new(0);
+        for step in steps {
+            world.step(step);
+        }
+        world.step(Step::Push);
+        world.drain();
+        prop_assert!(world.log.is_sorted_by(|a, b| a < b), "{:?}", world.log);
+        let last = (world.sender.session(), world.sender.next_sequence() - 1);
+        prop_assert_eq!(world.log.last(), Some(&last));
     }
 }
