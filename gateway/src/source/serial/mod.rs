@@ -18,6 +18,8 @@
 mod line;
 mod lines;
 mod port;
+#[cfg(test)]
+mod pty_tests;
 mod shim;
 #[cfg(test)]
 mod tests;
