@@ -38,6 +38,12 @@ pub struct Committed(());
 pub struct NotCommitted;
 
 impl Ticket {
+    /// A ticket without a log behind it.
+    #[cfg(test)]
+    pub(crate) fn at(offset: Offset) -> Self {
+        Self { offset }
+    }
+
     /// The offset the record has in the log.
     #[must_use]
     pub fn offset(&self) -> Offset {

@@ -134,7 +134,7 @@ pub enum Origin {
         session: u16,
         /// Number of the message in the session.
         sequence: u32,
-        /// CRC-32C of the frame.
+        /// Identity of the message: CRC-32C of header and payload with the backlog taken as 0.
         crc: u32,
     },
     /// An MQTT publish.

@@ -1,4 +1,4 @@
-//! The link's sender and receiver as sans-IO state machines.
+//! What survives a restart of the gateway.
 
 /// What a receiver must remember of one device across restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -7,7 +7,8 @@ pub struct LinkState {
     pub session: u16,
     /// Next sequence expected; everything below is durable.
     pub next: u32,
-    /// CRCs of the newest frames taken, that of sequence `next - 1` at index 0.
+    /// CRCs of the newest messages taken, that of sequence `next - 1` at index 0. (See
+    /// [`Frame::message_crc`](crate::frame::Frame::message_crc).)
     pub crcs: [u32; 16],
     /// How many of `crcs` are set.
     pub crcs_len: u8,
@@ -24,5 +25,16 @@ impl LinkState {
         self.crcs_len = (self.crcs_len + 1).min(16);
         self.session = session;
         self.next = sequence.wrapping_add(1);
+    }
+
+    /// The CRC kept for the frame with `sequence`, if it is one of the newest.
+    #[must_use]
+    pub fn crc_of(&self, sequence: u32) -> Option<u32> {
+        let behind = self.next.wrapping_sub(sequence).wrapping_sub(1);
+        let at = usize::try_from(behind).ok()?;
+        self.crcs
+            .get(..usize::from(self.crcs_len))?
+            .get(at)
+            .copied()
     }
 }

@@ -1,0 +1,10 @@
+//! The link's sender and receiver as state machines without I/O.
+
+pub mod receiver;
+pub mod sender;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+pub use state::LinkState;

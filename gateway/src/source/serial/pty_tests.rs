@@ -1,0 +1,352 @@
+//! The source at a pseudo-terminal, with a commit log in a directory of its own.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use firmware_shim::decoder::{Decoder, Outcome};
+use firmware_shim::frame::{self, Header, Kind};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::line::LogFailed;
+use super::port::Port;
+use super::{SerialSource, Wiring};
+use crate::commit_log::fs::RealFs;
+use crate::commit_log::{CommitLog, CommitReport, Observer, Options, Progress, SEGMENT_BYTES_MIN};
+use crate::config::{FlowControl, Framing, Parity, Serial};
+use crate::ingest::Ingest;
+use crate::metrics::{Metrics, SourceMetrics, SourceReason};
+use crate::record::{Offset, SourceName};
+
+/// Longest wait for anything here; reached only when something is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Passes the log's progress on while its gate is open.
+#[derive(Debug)]
+struct Gate {
+    progress: watch::Sender<Progress>,
+    open: watch::Receiver<bool>,
+}
+
+impl Observer for Gate {
+    fn progress(&self, progress: Progress) {
+        if *self.open.borrow() {
+            self.progress.send_replace(progress);
+        }
+    }
+
+    fn committed(&self, _report: &CommitReport) {}
+
+    fn dropped(&self, _source: &str, _reason: &'static str, _records: u64) {}
+}
+
+/// The master's side of a pseudo-terminal: where a device would be.
+struct DeviceEnd {
+    master: File,
+    decoder: Decoder,
+}
+
+impl DeviceEnd {
+    /// A new pseudo-terminal, reachable at `link`.
+    fn plug_in(link: &Path) -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).expect("a pseudo-terminal");
+        grantpt(&master).expect("granted");
+        unlockpt(&master).expect("unlocked");
+        rustix::io::ioctl_fionbio(&master, true).expect("non-blocking");
+        let name = ptsname(&master, Vec::new()).expect("a name");
+        let fresh = link.with_extension("new");
+        std::os::unix::fs::symlink(OsStr::from_bytes(name.to_bytes()), &fresh).expect("linked");
+        std::fs::rename(&fresh, link).expect("renamed");
+        Self {
+            master: File::from(master),
+            decoder: Decoder::new(),
+        }
+    }
+
+    /// Repeats a call that would block until it doesn't.
+    async fn ready(mut call: impl FnMut() -> io::Result<usize>) -> usize {
+        let done = async {
+            loop {
+                match call() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    other => return other.expect("the port is open"),
+                }
+            }
+        };
+        timeout(PATIENCE, done)
+            .await
+            .expect("the gateway does its part")
+    }
+
+    async fn write(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let written = Self::ready(|| self.master.write(bytes)).await;
+            bytes = &bytes[written..];
+        }
+    }
+
+    /// The next frame of this kind.
+    async fn hear(&mut self, kind: Kind) -> Header {
+        loop {
+            let mut byte = [0];
+            assert_eq!(Self::ready(|| self.master.read(&mut byte)).await, 1);
+            match self.decoder.push(byte[0]) {
+                Outcome::Frame(frame) if frame.header.kind == kind => return frame.header,
+                Outcome::Pending | Outcome::Frame(_) => {}
+                Outcome::Rejected(rejection) => panic!("{rejection:?}"),
+            }
+        }
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    log: CommitLog,
+    metrics: Metrics,
+    gate: watch::Sender<bool>,
+    ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+    source: JoinHandle<Result<(), LogFailed>>,
+    /// Opens the gate for what came while it was closed.
+    catch_up: watch::Sender<Progress>,
+}
+
+impl Bench {
+    fn start(framing: Framing) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (gate, open) = watch::channel(true);
+        let (catch_up, progress) = watch::channel(Progress {
+            synced: Offset::ZERO,
+            condition: crate::commit_log::Condition::Running,
+        });
+        let observer = Gate {
+            progress: catch_up.clone(),
+            open,
+        };
+        let options = Options {
+            dir: dir.path().join("log"),
+            bytes_max: 16 * SEGMENT_BYTES_MIN,
+            segment_bytes: SEGMENT_BYTES_MIN,
+            commit_interval: Duration::ZERO,
+            drop_oldest: false,
+            owner: "test".to_owned(),
+        };
+        let opened = CommitLog::open(Arc::new(RealFs), options, Box::new(observer), ());
+        let log = opened.expect("a log").log;
+        let metrics = Metrics::new();
+        let (ready_sender, ready) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let wiring = Wiring {
+            name: name(),
+            ingest: Ingest::new(log.clone(), progress),
+            metrics: metrics.source(&name()),
+            ready: ready_sender,
+            stop: stop.clone(),
+        };
+        let config = config(dir.path().join("tty"), framing);
+        let source = SerialSource::new(config, wiring, &HashMap::new());
+        Self {
+            source: tokio::spawn(source.run()),
+            dir,
+            log,
+            metrics,
+            gate,
+            ready,
+            stop,
+            catch_up,
+        }
+    }
+
+    /// Plugs a device in and waits until the port is open.
+    async fn device(&mut self) -> DeviceEnd {
+        let device = DeviceEnd::plug_in(&self.dir.path().join("tty"));
+        self.until(|bench| bench.source().connected.get() == 1)
+            .await;
+        assert!(*self.ready.borrow());
+        device
+    }
+
+    fn source(&self) -> SourceMetrics {
+        self.metrics.source(&name())
+    }
+
+    fn rejected(&self, reason: &str) -> u64 {
+        let label = SourceReason {
+            source: name().to_string(),
+            reason: reason.to_owned(),
+        };
+        self.metrics.frames_rejected.get_or_create(&label).get()
+    }
+
+    /// Waits for a condition that nothing announces.
+    async fn until(&self, condition: impl Fn(&Self) -> bool) {
+        let holds = async {
+            while !condition(self) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, holds)
+            .await
+            .expect("the condition comes about");
+    }
+
+    fn open_gate(&self) {
+        self.gate.send_replace(true);
+        self.catch_up.send_replace(self.log.progress());
+    }
+
+    async fn stopped(self) {
+        self.stop.cancel();
+        let ended = timeout(PATIENCE, self.source).await.expect("it ends");
+        ended.expect("no panic").expect("the log is well");
+    }
+
+    fn synced(&self) -> u64 {
+        self.log.progress().synced.get()
+    }
+}
+
+fn name() -> SourceName {
+    SourceName::new("press-line").expect("valid")
+}
+
+fn config(device: PathBuf, framing: Framing) -> Serial {
+    Serial {
+        device,
+        baud_rate: 115_200,
+        data_bits: 8,
+        parity: Parity::None,
+        stop_bits: 1,
+        flow_control: FlowControl::None,
+        framing,
+        frame_bytes_max: 1024,
+    }
+}
+
+fn opaque(sequence: u32) -> Vec<u8> {
+    let header = Header {
+        kind: Kind::Opaque,
+        address: 0,
+        session: 1,
+        sequence,
+        backlog: 0,
+    };
+    let mut bytes = vec![0; frame::FRAME_BYTES_MAX];
+    let used = frame::encode(header, &sequence.to_le_bytes(), &mut bytes).expect("fits");
+    bytes.truncate(used);
+    bytes
+}
+
+#[tokio::test]
+async fn a_port_that_disappears_and_returns_is_opened_again_and_its_session_goes_on() {
+    let mut bench = Bench::start(Framing::Shim);
+    assert!(!*bench.ready.borrow());
+    for round in 0..3 {
+        let mut device = bench.device().await;
+        if round > 0 {
+            // Sent before the port went; the device did not hear its ACK.
+            device.write(&opaque(round - 1)).await;
+        }
+        device.write(&opaque(round)).await;
+        while device.hear(Kind::Ack).await != Header::ack(0, 1, round + 1) {}
+        drop(device);
+        bench.until(|b| b.source().connected.get() == 0).await;
+    }
+    assert_eq!(bench.synced(), 3);
+    assert_eq!(bench.source().duplicates.get(), 2);
+    assert_eq!(bench.source().committed.get(), 3);
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn a_link_ack_waits_for_the_commit_and_a_duplicate_learns_only_what_is_durable() {
+    let mut bench = Bench::start(Framing::Shim);
+    let mut device = bench.device().await;
+    bench.gate.send_replace(false);
+    device.write(&opaque(0)).await;
+    bench.until(|b| b.source().received.get() == 1).await;
+    device.write(&opaque(0)).await;
+    assert_eq!(device.hear(Kind::Ack).await, Header::ack(0, 1, 0));
+    bench.until(|b| b.synced() == 1).await;
+    bench.open_gate();
+    assert_eq!(device.hear(Kind::Ack).await, Header::ack(0, 1, 1));
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn a_source_that_stops_acknowledges_what_it_took_once_that_is_committed() {
+    let mut bench = Bench::start(Framing::Shim);
+    let mut device = bench.device().await;
+    bench.gate.send_replace(false);
+    device.write(&opaque(0)).await;
+    bench.until(|b| b.synced() == 1).await;
+    bench.stop.cancel();
+    bench.open_gate();
+    assert_eq!(device.hear(Kind::Ack).await, Header::ack(0, 1, 1));
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn noise_on_the_line_is_rejected_and_counted_and_the_next_frame_is_taken() {
+    let mut bench = Bench::start(Framing::Shim);
+    let mut device = bench.device().await;
+    device.write(&[0x55; 3000]).await;
+    device.write(&[0, 0x09, 0x11, 0]).await;
+    device.write(&opaque(0)).await;
+    assert_eq!(device.hear(Kind::Ack).await, Header::ack(0, 1, 1));
+    assert_eq!((bench.rejected("too_long"), bench.rejected("cobs")), (1, 1));
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_heard_is_told_the_time() {
+    let mut bench = Bench::start(Framing::Shim);
+    let mut device = bench.device().await;
+    device.write(&opaque(0)).await;
+    assert_eq!(device.hear(Kind::Time).await, Header::time(0, 1));
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn a_line_without_an_end_is_rejected_and_the_next_one_is_stored() {
+    let mut bench = Bench::start(Framing::Lines);
+    let mut device = bench.device().await;
+    for _ in 0..100 {
+        device.write(&[b'x'; 1000]).await;
+    }
+    device.write(b"\nT=21.5\r\n\xff\xfe\n").await;
+    bench.until(|b| b.source().committed.get() == 2).await;
+    assert_eq!(bench.rejected("too_long"), 1);
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn a_port_that_one_gateway_has_open_is_refused_to_another_until_it_is_closed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path().join("tty"), Framing::Shim);
+    let _device = DeviceEnd::plug_in(&config.device);
+    let first = Port::open(&config).expect("free");
+    assert!(Port::open(&config).is_err());
+    first.close().await;
+    assert!(Port::open(&config).is_ok());
+}
+
+#[tokio::test]
+async fn a_source_whose_device_never_appears_stops_when_told() {
+    let bench = Bench::start(Framing::Shim);
+    bench.until(|b| b.source().connected.get() == 0).await;
+    assert!(!*bench.ready.borrow());
+    bench.stopped().await;
+}
