@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use firmware_shim::frame::PAYLOAD_BYTES_MAX;
 
 use crate::SimError;
 use crate::fleet::{Fleet, TopicTemplate};
@@ -12,6 +13,8 @@ use crate::mqtt::connection::TlsFiles;
 use crate::mqtt::wire::{Protocol, Qos};
 use crate::profile::Profile;
 use crate::schedule::Schedule;
+use crate::serial::shim::{DEVICES_MAX, RING_SLOTS};
+use crate::serial::{Framing, SerialOptions};
 
 /// Feeds deterministic sensor telemetry over serial lines (PTYs) and MQTT.
 ///
@@ -28,6 +31,8 @@ pub struct Cli {
 /// Where the devices are attached.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Devices on a serial line, a pseudo-terminal.
+    Serial(SerialArgs),
     /// Devices that publish to an MQTT broker.
     Mqtt(MqttArgs),
 }
@@ -90,6 +95,78 @@ impl CommonArgs {
     }
 }
 
+/// Arguments of `sensor-sim serial`.
+#[derive(Debug, Args)]
+pub struct SerialArgs {
+    /// Common arguments.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// What the devices measure.
+    #[arg(long, value_enum, default_value = "press")]
+    pub profile: Profile,
+    /// Where the line is to appear: a link to a pseudo-terminal, in place of an older link.
+    #[arg(long, value_name = "LINK")]
+    pub pty: PathBuf,
+    /// How messages are set apart. With shim framing one device has address 0, more have 1, 2, …
+    #[arg(long, value_enum, default_value = "shim")]
+    pub framing: Framing,
+    /// Probability that a frame is damaged: a bit flipped, a byte dropped or inserted.
+    #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
+    pub noise: f64,
+    /// Devices neither wait for acknowledgements nor send again.
+    #[arg(long)]
+    pub no_ack: bool,
+    /// A device whose ring is full gives up its oldest message instead of waiting.
+    #[arg(long, conflicts_with = "no_ack")]
+    pub overwrite: bool,
+    /// Most frames of a device in flight.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=RING_SLOTS as i64))]
+    pub window: u8,
+    /// Speed of the line in bits per second; 0 for as fast as it goes.
+    #[arg(long, default_value_t = 0)]
+    pub baud: u32,
+}
+
+impl SerialArgs {
+    /// The options that these arguments mean.
+    ///
+    /// # Errors
+    /// [`SimError::Usage`] if the shim link allows neither so many devices nor such payloads.
+    pub fn options(&self) -> Result<SerialOptions, SimError> {
+        let shim = self.framing == Framing::Shim;
+        if shim && self.common.devices > DEVICES_MAX {
+            let reason = format!("a line has addresses for {DEVICES_MAX} devices at most");
+            return Err(SimError::Usage {
+                argument: "--devices",
+                reason,
+            });
+        }
+        if shim && self.common.payload_bytes > PAYLOAD_BYTES_MAX {
+            let reason = format!("a frame holds {PAYLOAD_BYTES_MAX} bytes at most");
+            return Err(SimError::Usage {
+                argument: "--payload-bytes",
+                reason,
+            });
+        }
+        Ok(SerialOptions {
+            link: self.pty.clone(),
+            framing: self.framing,
+            acknowledged: self.is_acknowledged(),
+            overwrite: self.overwrite,
+            window: self.window,
+            baud: self.baud,
+            noise: self.noise,
+            payload_bytes_min: self.common.payload_bytes,
+        })
+    }
+
+    /// Whether the gateway acknowledges what is sent.
+    #[must_use]
+    pub fn is_acknowledged(&self) -> bool {
+        self.framing == Framing::Shim && !self.no_ack
+    }
+}
+
 /// Arguments of `sensor-sim mqtt`.
 #[derive(Debug, Args)]
 pub struct MqttArgs {
@@ -114,9 +191,11 @@ pub struct MqttArgs {
     /// Connections to share the devices; at most one a device.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
-    /// Most messages in flight on a connection (the broker may allow less).
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=32_767))]
-    pub inflight: u16,
+    /// Most messages in flight on a connection: 1000 by default, and what the broker allows of it.
+    /// With MQTT 3.1.1 it cannot say, and may close the connection on more than it takes at QoS 2;
+    /// the default there is 20, as Mosquitto's.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=32_767))]
+    pub inflight: Option<u16>,
     /// What client ids begin with.
     #[arg(long, default_value = "sensor-sim")]
     pub client_id: String,
@@ -157,12 +236,20 @@ impl MqttArgs {
             qos: self.qos,
             topic: self.topic.clone(),
             connections: self.connections,
-            in_flight_max: self.inflight,
+            in_flight_max: self.in_flight_max(),
             client_id: self.client_id.clone(),
             login: self.login()?,
             connect_timeout: self.connect_timeout,
             payload_bytes_min: self.common.payload_bytes,
         })
+    }
+
+    fn in_flight_max(&self) -> u16 {
+        let usual = match (self.protocol, self.qos) {
+            (Protocol::V311, Qos::ExactlyOnce) => 20,
+            (Protocol::V311 | Protocol::V5, _) => 1_000,
+        };
+        self.inflight.unwrap_or(usual)
     }
 
     fn login(&self) -> Result<Option<(String, String)>, SimError> {
@@ -187,6 +274,14 @@ fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.0..=1e9).contains(&rate) => Ok(rate),
         Ok(_) => Err("a rate lies between 0 and 1000000000".to_owned()),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(probability) if (0.0..=1.0).contains(&probability) => Ok(probability),
+        Ok(_) => Err("a probability lies between 0 and 1".to_owned()),
         Err(error) => Err(format!("{error}")),
     }
 }
@@ -229,11 +324,39 @@ mod tests {
     fn the_contracts_mqtt_command_is_understood() {
         let line = "sensor-sim mqtt --url mqtt://h --topic a/{device} --rate 50.5 --count 9 \
                     --devices 3 --seed 7 --qos 2 --protocol 3.1.1";
-        let Command::Mqtt(args) = parse(line).unwrap().command;
+        let Command::Mqtt(args) = parse(line).unwrap().command else {
+            panic!("not mqtt");
+        };
         assert_eq!(args.qos, Qos::ExactlyOnce);
         assert_eq!(args.protocol, Protocol::V311);
         assert_eq!(args.common.schedule().count, Some(9));
         assert_eq!(args.common.fleet(args.profile).seed, 7);
+    }
+
+    #[test]
+    fn the_contracts_serial_command_is_understood() {
+        let line = "sensor-sim serial --pty /tmp/tty --rate 5 --count 9 --devices 3 --seed 7 \
+                    --framing lines --noise 0.01 --no-ack";
+        let Command::Serial(args) = parse(line).unwrap().command else {
+            panic!("not serial");
+        };
+        let options = args.options().unwrap();
+        assert_eq!(options.framing, Framing::Lines);
+        assert!(!options.acknowledged);
+    }
+
+    #[test]
+    fn what_the_shim_link_cannot_carry_is_refused() {
+        for rest in ["--devices 255", "--payload-bytes 1025"] {
+            let line = format!("sensor-sim serial --pty /tmp/tty {rest}");
+            let Command::Serial(args) = parse(&line).unwrap().command else {
+                panic!("not serial");
+            };
+            assert!(
+                matches!(args.options(), Err(SimError::Usage { .. })),
+                "{rest}"
+            );
+        }
     }
 
     #[test]

@@ -8,7 +8,11 @@
 //! - [`cli`] the command line; [`run`] the life of a run; [`schedule`] when a message is due;
 //!   [`progress`] counters, bar and report
 //! - [`random`], [`profile`], [`fleet`], [`message`] what the devices are and say
-//! - [`mqtt`] devices behind a broker
+//! - [`mqtt`] devices behind a broker; [`serial`] devices on a line
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that fails says where")
+)]
 
 pub mod cli;
 pub mod fleet;
@@ -19,15 +23,17 @@ pub mod progress;
 pub mod random;
 pub mod run;
 pub mod schedule;
+pub mod serial;
 
 use std::io;
 use std::path::PathBuf;
 
-use cli::{Command, CommonArgs, MqttArgs};
+use cli::{Command, CommonArgs, MqttArgs, SerialArgs};
 use mqtt::MqttError;
 use mqtt::wire::Qos;
 use progress::Report;
-use run::Run;
+use run::{Phase, Run};
+use serial::SerialError;
 
 /// Why a run failed before all was sent and acknowledged.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +41,17 @@ pub enum SimError {
     /// MQTT.
     #[error(transparent)]
     Mqtt(#[from] MqttError),
+    /// A serial line.
+    #[error(transparent)]
+    Serial(#[from] SerialError),
+    /// An argument that does not go with the others.
+    #[error("{argument}: {reason}")]
+    Usage {
+        /// The argument.
+        argument: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The system does not let the program run as it must (signals, threads).
     #[error("the operating system refused")]
     System(#[from] io::Error),
@@ -62,8 +79,18 @@ pub enum SimError {
 /// [`SimError`]; what was counted until then has been reported.
 pub fn simulate(command: &Command) -> Result<bool, SimError> {
     match command {
+        Command::Serial(args) => simulate_serial(args),
         Command::Mqtt(args) => simulate_mqtt(args),
     }
+}
+
+fn simulate_serial(args: &SerialArgs) -> Result<bool, SimError> {
+    let options = args.options()?;
+    let run = Run::new(args.common.schedule());
+    let fleet = args.common.fleet(args.profile);
+    let work = async { Ok(serial::send(&options, fleet, &run).await?) };
+    let result = runtime(1)?.block_on(run.supervise(args.common.ack_timeout, work));
+    conclude(&args.common, &run, args.is_acknowledged(), result)
 }
 
 fn simulate_mqtt(args: &MqttArgs) -> Result<bool, SimError> {
@@ -103,5 +130,6 @@ fn conclude(
             source,
         })?;
     }
-    result.map(|()| report.is_complete())
+    let aborted = *run.phase().borrow() == Phase::Aborted;
+    result.map(|()| report.is_complete() && !aborted)
 }

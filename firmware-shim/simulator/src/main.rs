@@ -4,6 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use sensor_sim::SimError;
 use sensor_sim::cli::Cli;
 
 /// Exit code of a mistake in the arguments.
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("sensor-sim: {}", chain(&error));
+            if matches!(error, SimError::Usage { .. }) {
+                return ExitCode::from(USAGE);
+            }
             ExitCode::FAILURE
         }
     }

@@ -247,7 +247,7 @@ impl Publisher {
 
     fn write_outgoing(&mut self) -> Result<(), MqttError> {
         while self.out.len() < OUT_BYTES_MAX {
-            match self.window.next() {
+            match self.window.next_outgoing() {
                 Some(Outgoing::Publish {
                     packet_id,
                     message,

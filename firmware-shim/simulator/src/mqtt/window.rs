@@ -95,7 +95,7 @@ impl Window {
         self.entries.is_empty()
     }
 
-    /// Adds a message; [`Window::next`] hands it out.
+    /// Adds a message; [`Window::next_outgoing`] hands it out.
     pub fn push(&mut self, message: Message) {
         debug_assert!(self.has_room(), "push needs room");
         let awaiting = Awaiting::Receipt;
@@ -107,7 +107,7 @@ impl Window {
     }
 
     /// The next packet that the present connection has to carry.
-    pub fn next(&mut self) -> Option<Outgoing> {
+    pub fn next_outgoing(&mut self) -> Option<Outgoing> {
         while self.unsent < self.entries.len().min(self.limit) {
             let position = self.unsent;
             self.unsent += 1;
@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn drain(window: &mut Window) -> Vec<Outgoing> {
-        std::iter::from_fn(|| window.next()).collect()
+        std::iter::from_fn(|| window.next_outgoing()).collect()
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
         ));
         window.reconnected(false, 4);
         assert!(matches!(
-            window.next(),
+            window.next_outgoing(),
             Some(Outgoing::Publish { packet_id: 1, .. })
         ));
     }
@@ -274,7 +274,7 @@ mod tests {
         let mut window = Window::new(3);
         for sequence in 0..200_000 {
             window.push(message(sequence));
-            let Some(Outgoing::Publish { packet_id, .. }) = window.next() else {
+            let Some(Outgoing::Publish { packet_id, .. }) = window.next_outgoing() else {
                 panic!("nothing to send");
             };
             assert_eq!(u64::from(packet_id), sequence % 65_535 + 1);
@@ -286,7 +286,7 @@ mod tests {
     impl Window {
         fn push_and_send(&mut self, sequence: u64) {
             self.push(message(sequence));
-            assert!(self.next().is_some());
+            assert!(self.next_outgoing().is_some());
         }
     }
 
@@ -317,7 +317,7 @@ mod tests {
 
     impl Broker {
         fn take(&mut self, window: &mut Window) {
-            while let Some(outgoing) = window.next() {
+            while let Some(outgoing) = window.next_outgoing() {
                 if let Outgoing::Publish { message, .. } = outgoing {
                     self.seen.push(message.sequence);
                 }
