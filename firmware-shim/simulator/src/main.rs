@@ -26,7 +26,10 @@ fn main() -> ExitCode {
     };
     match sensor_sim::simulate(&cli.command) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => {
+            eprintln!("sensor-sim: not all that was sent has been acknowledged, or read");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("sensor-sim: {}", chain(&error));
             if matches!(error, SimError::Usage { .. }) {

@@ -48,8 +48,7 @@ impl Counters {
 pub struct Report {
     /// Messages sent, each counted once.
     pub sent: u64,
-    /// Messages acknowledged; absent where the other end does not acknowledge.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Messages acknowledged; null where the other end does not acknowledge.
     pub acknowledged: Option<u64>,
     /// Devices simulated.
     pub devices: u32,
@@ -137,9 +136,9 @@ impl Display {
     pub fn new(count: Option<u64>) -> Self {
         let bar = ProgressBar::with_draw_target(count, ProgressDrawTarget::stderr());
         let template = if count.is_some() {
-            "{bar:30} {pos}/{len} sent {per_sec} {msg} eta {eta}"
+            "{bar:24} {pos}/{len} sent, {msg}, eta {eta}"
         } else {
-            "{spinner} {pos} sent {per_sec} {msg} {elapsed}"
+            "{spinner} {pos} sent, {msg}, {elapsed}"
         };
         bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
         Self {

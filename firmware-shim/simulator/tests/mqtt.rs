@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -333,6 +333,82 @@ fn a_broker_that_is_never_there_ends_the_run_and_is_named() {
         panic!("{result:?}");
     };
     assert!(source.to_string().contains(&port.to_string()), "{source}");
+}
+
+/// Runs openssl in `directory`.
+fn openssl(directory: &Path, arguments: &str) {
+    let output = Command::new("openssl")
+        .args(arguments.split(' '))
+        .current_dir(directory)
+        .output()
+        .expect("openssl is installed");
+    assert!(output.status.success(), "{arguments}: {output:?}");
+}
+
+/// Makes an authority, and certificates of it for a server on 127.0.0.1 and for a client.
+fn make_certificates(directory: &Path) {
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(
+        directory,
+        &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=ca -days 2"),
+    );
+    std::fs::write(directory.join("san"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    for name in ["server", "client"] {
+        openssl(
+            directory,
+            &format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"),
+        );
+        openssl(
+            directory,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+                 -extfile san -out {name}.pem"
+            ),
+        );
+    }
+}
+
+#[test]
+fn tls_with_a_client_certificate_and_a_password_delivers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    make_certificates(directory.path());
+    let made = Command::new("mosquitto_passwd")
+        .args(["-b", "-c"])
+        .arg(path("passwords"))
+        .args(["sim", "secret"])
+        .status();
+    assert!(made.expect("mosquitto_passwd is installed").success());
+    let broker = Broker::start(&format!(
+        "allow_anonymous false\npassword_file {0}/passwords\ncafile {0}/ca.pem\n\
+         certfile {0}/server.pem\nkeyfile {0}/server.key\nrequire_certificate true",
+        directory.path().display()
+    ));
+    let secure = MqttOptions {
+        url: format!("mqtts://127.0.0.1:{}", broker.port),
+        tls: TlsFiles {
+            ca: Some(path("ca.pem")),
+            cert: Some(path("client.pem")),
+            key: Some(path("client.key")),
+        },
+        login: Some(("sim".to_owned(), "secret".to_owned())),
+        ..options(broker.port, Protocol::V5, Qos::AtLeastOnce)
+    };
+    let (result, report) = simulate(&secure, at_once(1_000), |_| {});
+    result.unwrap();
+    assert_eq!(report.acknowledged, Some(1_000));
+
+    let distrustful = MqttOptions {
+        tls: TlsFiles::default(),
+        connect_timeout: Duration::ZERO,
+        ..secure
+    };
+    let (result, report) = simulate(&distrustful, at_once(10), |_| {});
+    assert!(matches!(
+        result,
+        Err(SimError::Mqtt(MqttError::NeverConnected { .. }))
+    ));
+    assert_eq!(report.acknowledged, Some(0));
 }
 
 fn program(arguments: &[&str]) -> Command {

@@ -327,10 +327,21 @@ mod tests {
         }
 
         fn answer(&mut self, window: &mut Window, index: prop::sample::Index) {
-            if self.open.is_empty() {
-                return;
+            if !self.open.is_empty() {
+                let outgoing = self.open.remove(index.index(self.open.len()));
+                self.answer_one(window, outgoing);
             }
-            match self.open.remove(index.index(self.open.len())) {
+        }
+
+        fn answer_oldest(&mut self, window: &mut Window) {
+            if !self.open.is_empty() {
+                let outgoing = self.open.remove(0);
+                self.answer_one(window, outgoing);
+            }
+        }
+
+        fn answer_one(&mut self, window: &mut Window, outgoing: Outgoing) {
+            match outgoing {
                 Outgoing::Publish { packet_id, .. } => {
                     assert!(window.received(packet_id));
                     self.open.push(Outgoing::Release { packet_id });
@@ -364,6 +375,11 @@ mod tests {
                 }
                 broker.take(&mut window);
             }
+            for _ in 0..100 {
+                broker.answer_oldest(&mut window);
+                broker.take(&mut window);
+            }
+            prop_assert!(window.is_empty(), "{window:?}");
             let first = broker.seen.first().copied();
             let mut highest = None;
             let mut firsts = Vec::new();
