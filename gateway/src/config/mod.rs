@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::forwarder::route::Route;
+use crate::forwarder::route::{Route, Template};
 use crate::record::SourceName;
 
 /// A whole, valid configuration.
@@ -197,6 +197,8 @@ pub struct Kafka {
     pub brokers: Vec<String>,
     /// Topic where no route matches; the topic of gap markers.
     pub topic: String,
+    /// Key where no route says otherwise.
+    pub key: Template,
     /// What a record becomes.
     pub value: ValueFormat,
     /// Which headers it carries.
