@@ -47,6 +47,12 @@ impl Route {
         }
     }
 
+    /// Names of the captures that its templates may use.
+    #[must_use]
+    pub fn captures(&self) -> &[String] {
+        self.pattern.captures()
+    }
+
     /// Sets the topic.
     ///
     /// # Errors
@@ -76,7 +82,7 @@ impl Route {
     }
 
     fn compile(&self, template: &str) -> Result<Template, TemplateError> {
-        Template::parse(template, self.pattern.captures())
+        Template::parse(template, self.captures())
     }
 
     fn takes(&self, record: &RecordView<'_>, captures: &mut Vec<Range<usize>>) -> bool {
