@@ -167,7 +167,7 @@ fn reachable_dir(value: &Value<'_>) -> Option<PathBuf> {
 fn buffer(mut section: Section<'_>) -> Buffer {
     let bytes_max = section
         .get("bytes_max")
-        .and_then(|value| value.size(16 * MIB..=1 << 50))
+        .and_then(|value| value.size(16 * MIB..=1 << 40))
         .unwrap_or(1024 * MIB);
     let largest = bytes_max / SEGMENTS_MIN;
     let segment_bytes = section

@@ -124,7 +124,7 @@ impl Mistakes {
     /// All of them, in the order of the file `path`, whose content is `text`.
     ///
     /// Where the text is no TOML, what could not be read is not reported as missing, nor is a line
-    /// with a mistake of syntax (a mistake without a key) reported twice.
+    /// with a mistake of syntax (one without a key) reported more than once.
     pub(super) fn into_report(self, path: &Path, text: &str) -> Vec<Mistake> {
         let mut found = self.found.into_inner();
         if found.iter().any(|found| found.key.is_empty()) {
@@ -135,15 +135,13 @@ impl Mistakes {
             .into_iter()
             .map(|found| found.resolve(path, text))
             .collect();
-        let broken: Vec<usize> = report
+        let broken: Vec<Option<usize>> = report
             .iter()
             .filter(|mistake| mistake.key.is_empty())
-            .filter_map(|mistake| mistake.line)
+            .map(|mistake| mistake.line)
             .collect();
-        report.retain(|mistake| {
-            mistake.key.is_empty() || mistake.line.is_none_or(|line| !broken.contains(&line))
-        });
-        report.dedup();
+        report.retain(|mistake| mistake.key.is_empty() || !broken.contains(&mistake.line));
+        report.dedup_by(|a, b| a.key.is_empty() && b.key.is_empty() && a.line == b.line);
         report
     }
 }

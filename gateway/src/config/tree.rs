@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::nearest::nearest;
@@ -36,6 +37,12 @@ pub(super) struct Value<'a> {
     mistakes: &'a Mistakes,
 }
 
+/// Whether the file has this value: where the text is no TOML, the parser goes on with one of its
+/// own, which stands nowhere.
+fn is_there(value: &Spanned<DeValue<'_>>) -> bool {
+    !value.span().is_empty()
+}
+
 impl<'a> Section<'a> {
     pub(super) fn root(table: &'a DeTable<'a>, mistakes: &'a Mistakes) -> Self {
         Self {
@@ -50,7 +57,7 @@ impl<'a> Section<'a> {
     /// A value, if it is there.
     pub(super) fn get(&mut self, name: &'static str) -> Option<Value<'a>> {
         self.asked.push(name);
-        let value = self.table?.get(name)?;
+        let value = self.table?.get(name).filter(|value| is_there(value))?;
         Some(Value {
             key: self.path(name),
             place: Place::At(value.span().start),
@@ -177,13 +184,19 @@ impl<'a> Value<'a> {
             self.wrong_type("a list", example);
             return None;
         };
-        let item = |(number, item): (usize, &'a toml::Spanned<DeValue<'a>>)| Value {
+        let item = |(number, item): (usize, &'a Spanned<DeValue<'a>>)| Value {
             key: format!("{}[{number}]", self.key),
             place: Place::At(item.span().start),
             value: item.get_ref(),
             mistakes: self.mistakes,
         };
-        Some(items.iter().enumerate().map(item).collect())
+        let items = items.iter().enumerate();
+        Some(
+            items
+                .filter(|(_, value)| is_there(value))
+                .map(item)
+                .collect(),
+        )
     }
 
     /// The value as text.
