@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rdkafka::ClientConfig;
+use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::error::KafkaError;
+use rdkafka::types::{RDKafkaConfRes, RDKafkaType};
 
 use super::report::{Mistakes, Place};
 use super::tree::{Section, Value};
@@ -86,6 +88,7 @@ pub(super) fn read(section: &mut Section<'_>) -> BTreeMap<String, String> {
         properties.extend(read_file(&file, section.mistakes()));
     }
     let mut checked = BTreeMap::new();
+    let before = section.mistakes().count();
     for property in properties {
         check(&property, section.mistakes());
         let known = checked.insert(property.name.clone(), property.value);
@@ -96,7 +99,29 @@ pub(super) fn read(section: &mut Section<'_>) -> BTreeMap<String, String> {
                 .add(property.place, &key(&property.name), "is there twice", hint);
         }
     }
+    if !checked.is_empty() && section.mistakes().count() == before {
+        check_together(&checked, section);
+    }
     checked
+}
+
+/// Makes a client without brokers, which connects to nothing: only then does librdkafka read the
+/// files that properties name, and see which properties do not go together. What it says names
+/// properties and files, not values.
+fn check_together(properties: &BTreeMap<String, String>, section: &Section<'_>) {
+    let mut client = ClientConfig::new();
+    for (name, value) in properties {
+        client.set(name, value);
+    }
+    let made = client.create_native_config().and_then(|native| {
+        let producer = RDKafkaType::RD_KAFKA_PRODUCER;
+        Client::new(&client, native, producer, DefaultClientContext)
+    });
+    if let Err(KafkaError::ClientCreation(reason)) = made {
+        let what = format!("librdkafka refuses the properties: {reason}");
+        let hint = "check the files that they name, and that they go together";
+        section.wrong(what, hint);
+    }
 }
 
 fn key(name: &str) -> String {
@@ -128,7 +153,6 @@ fn check(property: &Property, mistakes: &Mistakes) {
 
 /// What librdkafka says, without the value, which its own text holds.
 fn describe(error: &KafkaError) -> &'static str {
-    use rdkafka::types::RDKafkaConfRes;
     match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
             "is not a property of librdkafka"

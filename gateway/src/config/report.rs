@@ -121,6 +121,11 @@ impl Mistakes {
         });
     }
 
+    /// How many there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.found.borrow().len()
+    }
+
     /// All of them, in the order of the file `path`, whose content is `text`.
     ///
     /// Where the text is no TOML, what could not be read is not reported as missing, nor is a line

@@ -54,14 +54,24 @@ fn source(name: &str, value: &Value<'_>, context: &mut Context<'_>) -> Option<So
     }
     let mut section = value.section()?;
     let kind = section
-        .required("type", "type = \"serial\" or type = \"mqtt\"")?
-        .choice(&[("serial", Kind::Serial), ("mqtt", Kind::Mqtt)])?;
+        .required("type", "type = \"serial\" or type = \"mqtt\"")
+        .and_then(|value| value.choice(&[("serial", Kind::Serial), ("mqtt", Kind::Mqtt)]))
+        .or_else(|| likely(&mut section))?;
     let kind = match kind {
         Kind::Serial => SourceKind::Serial(serial(name, section, context)),
         Kind::Mqtt => SourceKind::Mqtt(Box::new(mqtt::read(name, section, context))),
     };
     let name = checked.ok()?;
     Some(Source { name, kind })
+}
+
+/// What a source without a good `type` most likely is, so that its other mistakes are found too.
+fn likely(section: &mut Section<'_>) -> Option<Kind> {
+    match (section.get("device"), section.get("url")) {
+        (Some(_), None) => Some(Kind::Serial),
+        (None, Some(_)) => Some(Kind::Mqtt),
+        (None, None) | (Some(_), Some(_)) => None,
+    }
 }
 
 fn serial(name: &str, mut section: Section<'_>, context: &mut Context<'_>) -> Serial {

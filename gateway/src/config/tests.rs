@@ -226,6 +226,38 @@ fn a_source_that_is_there_twice_is_a_mistake_in_the_second() {
 }
 
 #[test]
+fn a_source_without_a_type_still_has_its_other_mistakes_found() {
+    let found = mistakes(&with(
+        "[sources.other]",
+        "device = \"ttyS7\"\nboud_rate = 1",
+    ));
+    let keys: Vec<&str> = found.iter().map(|mistake| mistake.key.as_str()).collect();
+    let expected =
+        ["type", "framing", "device", "boud_rate"].map(|key| format!("sources.other.{key}"));
+    assert_eq!(keys.len(), 4, "{found:#?}");
+    assert!(
+        expected.iter().all(|key| keys.contains(&key.as_str())),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn properties_that_do_not_go_together_or_name_no_file_are_refused() {
+    for properties in [
+        "{ \"security.protocol\" = \"SSL\", \"ssl.ca.location\" = \"/nonexistent/ca.pem\" }",
+        "{ \"security.protocol\" = \"SASL_SSL\", \"sasl.mechanisms\" = \"SCRAM-SHA-256\" }",
+    ] {
+        let found = mistakes(&with("[kafka]", &format!("properties = {properties}")));
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(
+            found[0].what.starts_with("librdkafka refuses"),
+            "{}",
+            found[0]
+        );
+    }
+}
+
+#[test]
 fn sources_that_share_a_device_or_an_mqtt_session_are_refused() {
     let serial = "type = \"serial\"\ndevice = \"/dev/ttyS9\"\nframing = \"lines\"";
     let found = mistakes(&with("[sources.twin]", serial));
@@ -387,7 +419,7 @@ fn properties_come_from_both_places_and_secrets_are_never_shown() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("kafka.properties");
     let secret = "hush=\\hush";
-    let lines = format!("# secrets\n\nsasl.password = {secret} \nsecurity.protocol=SASL_SSL\n");
+    let lines = format!("# secrets\n\nsasl.password = {secret} \nsasl.mechanisms=PLAIN\n");
     std::fs::write(&file, &lines).expect("written");
     let line = format!(
         "properties = {{ \"sasl.username\" = \"u\" }}\nproperties_file = {:?}",
