@@ -282,6 +282,22 @@ fn text_that_is_no_toml_does_not_hide_other_mistakes_nor_feign_missing_keys() {
 }
 
 #[test]
+fn a_key_whose_line_is_no_toml_is_not_reported_as_missing() {
+    for (section, line) in [
+        ("[gateway]", "id = "),
+        ("[gateway]", "id \"gw\""),
+        ("[kafka]", "brokers = [\"k:9092\""),
+    ] {
+        let found = mistakes(&with(section, line));
+        assert!(!found.is_empty());
+        assert!(
+            found.iter().all(|mistake| mistake.what != "is missing"),
+            "{line}: {found:#?}"
+        );
+    }
+}
+
+#[test]
 fn a_report_of_many_mistakes_reads_like_this() {
     let text = "\
 [gateway]

@@ -120,6 +120,7 @@ fn buffers_filled_again_keep_nothing_of_the_record_before() {
     router.route(&record("s", "z", MQTT), &mut to);
     assert_eq!((to.topic(), to.key()), ("telemetry", Some("z")));
     assert_eq!(to.headers().len(), 0);
+    assert_eq!(to.text.len(), "telemetryz".len());
 }
 
 proptest! {
