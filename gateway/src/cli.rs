@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -88,13 +89,13 @@ fn perform(command: Command) -> u8 {
 }
 
 fn refuse(error: &ConfigError) -> u8 {
-    eprintln!("{}", chain(error));
+    complain(&chain(error));
     EXIT_CONFIG
 }
 
 fn run(config: Config) -> u8 {
     if let Err(error) = logging::start(&config.log) {
-        eprintln!("{}", chain(&error));
+        complain(&chain(&error));
         return EXIT_FAILURE;
     }
     match app::run(config) {
@@ -107,22 +108,33 @@ fn run(config: Config) -> u8 {
 }
 
 fn check(config: &Config, path: &Path, connect: bool) -> u8 {
-    println!("{}: configuration is valid", path.display());
-    print!("{}", summary(config));
+    say(&format!("{}: configuration is valid\n", path.display()));
+    say(&summary(config));
     if !connect {
         return 0;
     }
     let mut code = 0;
     for (endpoint, outcome) in probe::all(config) {
         match outcome {
-            Ok(answer) => println!("ok      {endpoint}: {answer}"),
+            Ok(answer) => say(&format!("ok      {endpoint}: {answer}\n")),
             Err(error) => {
-                eprintln!("failed  {endpoint}: {}", chain(&error));
+                complain(&format!("failed  {endpoint}: {}", chain(&error)));
                 code = EXIT_FAILURE;
             }
         }
     }
     code
+}
+
+/// Writes to standard output. Where that is closed there is nobody to tell, and the exit code
+/// still says how it went.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Writes a line to standard error, likewise.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn summary(config: &Config) -> String {
