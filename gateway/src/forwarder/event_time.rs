@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer as _, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer as _, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 
 use crate::record::{PayloadKind, RecordView};
 
@@ -189,7 +191,10 @@ mod tests {
 
     #[test]
     fn a_small_time_is_relative_to_the_receipt() {
-        assert_eq!(time_of(b"\x81\xa1\x06\x24", RECEIVED_MS), Some(RECEIVED_MS - 5_000));
+        assert_eq!(
+            time_of(b"\x81\xa1\x06\x24", RECEIVED_MS),
+            Some(RECEIVED_MS - 5_000)
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 
-use serde::de::{DeserializeSeed, Deserializer as _, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::base64;
 use crate::config::ValueFormat;
@@ -78,8 +78,7 @@ fn guessed_type(payload: &[u8]) -> &'static str {
 
 fn is_json(payload: &[u8]) -> bool {
     // From text, since serde_json skips over strings without a look at their encoding.
-    std::str::from_utf8(payload)
-        .is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+    std::str::from_utf8(payload).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 /// Appends a `SenML` pack in CBOR as JSON.

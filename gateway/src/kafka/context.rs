@@ -134,9 +134,11 @@ impl ProducerContext for Context {
         self.count_event();
         let error = match result {
             Ok(_) => None,
-            Err((error, _)) => {
-                Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown))
-            }
+            Err((error, _)) => Some(
+                error
+                    .rdkafka_error_code()
+                    .unwrap_or(RDKafkaErrorCode::Unknown),
+            ),
         };
         if error.is_none() {
             self.set_connected(true, "");

@@ -69,7 +69,10 @@ fn passing(code: Code) -> Class {
     if is_of_the_cluster(code) || is_of_the_client(code) || is_of_other_requests(code) {
         return Class::Transient;
     }
-    tracing::warn!(?code, "Kafka error of no known class, taken for a passing one");
+    tracing::warn!(
+        ?code,
+        "Kafka error of no known class, taken for a passing one"
+    );
     Class::Transient
 }
 

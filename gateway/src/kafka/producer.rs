@@ -84,22 +84,24 @@ impl Producer {
             headers: message.headers,
             delivery_opaque: opaque,
         };
-        self.inner.send(record).map_err(|(error, record)| SendRefused {
-            code: match error {
-                // Only a topic is made a C string of.
-                KafkaError::Nul(_) => RDKafkaErrorCode::InvalidTopic,
-                other => other
-                    .rdkafka_error_code()
-                    .unwrap_or(RDKafkaErrorCode::Unknown),
-            },
-            message: Message {
-                topic: message.topic,
-                key: message.key,
-                value: message.value,
-                timestamp_ms: message.timestamp_ms,
-                headers: record.headers,
-            },
-        })
+        self.inner
+            .send(record)
+            .map_err(|(error, record)| SendRefused {
+                code: match error {
+                    // Only a topic is made a C string of.
+                    KafkaError::Nul(_) => RDKafkaErrorCode::InvalidTopic,
+                    other => other
+                        .rdkafka_error_code()
+                        .unwrap_or(RDKafkaErrorCode::Unknown),
+                },
+                message: Message {
+                    topic: message.topic,
+                    key: message.key,
+                    value: message.value,
+                    timestamp_ms: message.timestamp_ms,
+                    headers: record.headers,
+                },
+            })
     }
 
     /// Serves what librdkafka has to tell, without waiting, and adds the delivery reports to

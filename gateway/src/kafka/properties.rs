@@ -35,9 +35,15 @@ pub fn properties(config: &Config, mode: Mode) -> ClientConfig {
     client
         .set("client.id", format!("edge-gateway-{}", config.gateway.id))
         .set("compression.codec", &kafka.compression)
-        .set("queue.buffering.max.ms", kafka.linger.as_millis().to_string())
+        .set(
+            "queue.buffering.max.ms",
+            kafka.linger.as_millis().to_string(),
+        )
         .set("queue.buffering.max.kbytes", QUEUE_KBYTES_MAX.to_string())
-        .set("reconnect.backoff.max.ms", RECONNECT_BACKOFF_MS_MAX.to_string())
+        .set(
+            "reconnect.backoff.max.ms",
+            RECONNECT_BACKOFF_MS_MAX.to_string(),
+        )
         .set("socket.keepalive.enable", "true")
         .set("log.connection.close", "false");
     for (key, value) in &kafka.properties {
@@ -50,8 +56,14 @@ pub fn properties(config: &Config, mode: Mode) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("message.timeout.ms", "0")
         .set("partitioner", "murmur2_random")
-        .set("queue.buffering.max.messages", QUEUE_MESSAGES_MAX.to_string())
-        .set("topic.metadata.propagation.max.ms", topic_wait_ms.to_string())
+        .set(
+            "queue.buffering.max.messages",
+            QUEUE_MESSAGES_MAX.to_string(),
+        )
+        .set(
+            "topic.metadata.propagation.max.ms",
+            topic_wait_ms.to_string(),
+        )
         .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string())
         .set_log_level(RDKafkaLogLevel::Notice);
     match mode {

@@ -5,7 +5,8 @@ use super::*;
 
 fn json_of(kind: PayloadKind, payload: &[u8]) -> Result<(Vec<u8>, &'static str), NotJson> {
     let mut buffer = Vec::new();
-    value(ValueFormat::Json, kind, payload, &mut buffer).map(|(value, media)| (value.to_vec(), media))
+    value(ValueFormat::Json, kind, payload, &mut buffer)
+        .map(|(value, media)| (value.to_vec(), media))
 }
 
 fn senml(payload: &[u8]) -> Result<String, NotJson> {
@@ -69,7 +70,10 @@ fn numbers_keep_every_digit() {
 #[test]
 fn a_number_that_json_cannot_say_makes_the_record_undeliverable() {
     for float in ["f97e00", "f97c00", "fbfff0000000000000"] {
-        assert!(senml(&from_hex(&format!("81a102{float}"))).is_err(), "{float}");
+        assert!(
+            senml(&from_hex(&format!("81a102{float}"))).is_err(),
+            "{float}"
+        );
     }
 }
 
@@ -84,7 +88,17 @@ fn data_values_become_base64_for_urls_and_unknown_labels_stay() {
 
 #[test]
 fn what_is_no_pack_is_refused() {
-    for bytes in ["", "01", "a0", "8101", "818101", "81a0ff", "81", "81a1028101", "9f"] {
+    for bytes in [
+        "",
+        "01",
+        "a0",
+        "8101",
+        "818101",
+        "81a0ff",
+        "81",
+        "81a1028101",
+        "9f",
+    ] {
         let bytes = from_hex(bytes);
         let mut out = Vec::new();
         assert!(append_senml_json(&bytes, &mut out).is_err(), "{bytes:x?}");
