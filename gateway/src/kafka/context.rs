@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientContext, Statistics};
 
+use super::error::{Class, class};
 use crate::metrics::Metrics;
 
 /// What became of one message.
@@ -29,6 +30,8 @@ pub(super) struct Context {
     /// Events so far: how a poll that found nothing is told from one that did.
     events: AtomicU64,
     fatal: AtomicBool,
+    /// That Kafka refuses us is said once until it answers.
+    refusal_told: AtomicBool,
 }
 
 impl Context {
@@ -38,6 +41,7 @@ impl Context {
             reports: Mutex::default(),
             events: AtomicU64::new(0),
             fatal: AtomicBool::new(false),
+            refusal_told: AtomicBool::new(false),
         }
     }
 
@@ -70,6 +74,7 @@ impl Context {
             return;
         }
         if connected {
+            self.refusal_told.store(false, Ordering::Relaxed);
             tracing::info!("Kafka answers");
         } else {
             tracing::warn!(reason, "no Kafka broker answers; records wait on disk");
@@ -113,14 +118,21 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         self.count_event();
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => {
-                if !self.fatal.swap(true, Ordering::Relaxed) {
-                    tracing::debug!(reason, "the Kafka producer has stopped");
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.set_connected(false, reason),
+            Some(
+                RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SSL
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::UnsupportedFeature,
+            ) => {
+                if !self.refusal_told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(reason, "Kafka refuses us");
                 }
             }
-            Some(RDKafkaErrorCode::AllBrokersDown) => self.set_connected(false, reason),
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL) => {
-                tracing::warn!(reason, "Kafka refuses the connection");
+            // A fatal error comes under the code of its cause.
+            Some(code) if class(code) == Class::Fatal => {
+                self.fatal.store(true, Ordering::Relaxed);
+                tracing::debug!(reason, "the Kafka producer has stopped");
             }
             Some(_) | None => tracing::debug!(%error, reason, "librdkafka reports"),
         }
