@@ -1,6 +1,7 @@
 //! Edge gateway. (head follows)
 
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod commit_log;
 pub mod config;
@@ -9,7 +10,9 @@ pub mod forwarder;
 pub mod http;
 pub mod ingest;
 pub mod kafka;
+pub mod logging;
 pub mod metrics;
+pub mod probe;
 pub mod record;
 pub mod source;
 pub mod state;

@@ -3,11 +3,28 @@
 //! Values here have been checked: ranges, cross-references, and topic filters. Everything that can
 //! be wrong in a file is reported by [`load`], all mistakes in one run.
 
+mod filter;
+mod kafka;
+mod load;
+mod mqtt;
+mod nearest;
+mod not_yet;
+mod properties;
+mod report;
+mod routes;
+mod sources;
+mod tree;
+mod units;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::forwarder::route::Route;
+pub use load::{load, parse};
+pub use report::{ConfigError, Mistake};
+
+use crate::forwarder::route::{Route, Template};
 use crate::record::SourceName;
 
 /// A whole, valid configuration.
@@ -191,12 +208,14 @@ pub enum WhenFull {
 }
 
 /// `[kafka]`
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Kafka {
     /// `host:port`, at least one.
     pub brokers: Vec<String>,
     /// Topic where no route matches; the topic of gap markers.
     pub topic: String,
+    /// Key where no route says otherwise.
+    pub key: Template,
     /// What a record becomes.
     pub value: ValueFormat,
     /// Which headers it carries.
@@ -210,6 +229,18 @@ pub struct Kafka {
     pub properties: BTreeMap<String, String>,
     /// How long an unknown topic is waited for.
     pub topic_wait: Duration,
+}
+
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let properties: Vec<&String> = self.properties.keys().collect();
+        f.debug_struct("Kafka")
+            .field("brokers", &self.brokers)
+            .field("topic", &self.topic)
+            .field("compression", &self.compression)
+            .field("properties", &properties)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `value`
@@ -256,3 +287,6 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,54 @@
-//! From the log to Kafka.
+//! From the log to Kafka: cursor → route → producer → committed offset.
+//!
+//! One thread reads synced records, makes messages of them, hands them to the producer, and books
+//! the delivery reports. The committed offset moves only over an unbroken run of reports (G2);
+//! what Kafka has not reported stays in the log, and is sent again after a restart.
+//!
+//! ```text
+//!  commit log ─ Cursor ─▶ Encoder ─▶ Lane ─────────▶ Producer ─▶ Kafka
+//!      ▲                  route       ring of what       │
+//!      │                  value       is in flight       │
+//!      └── commit ◀────── headers        ▲── reports ◀───┘
+//! ```
+//!
+//! - **Kafka away**: librdkafka holds what is in flight, bounded, and retries for ever in order;
+//!   the rest waits in the log. The thread looks for reports twenty times a second.
+//! - **A record refused** ([`Class::Record`]): the producer stops by itself and nothing behind the
+//!   record goes out. What was on its way is waited for; then a new producer sends the records from
+//!   the floor up to the last refused one each in a request of its own. One that is refused alone
+//!   becomes a dead letter; its neighbours go on in order. Records delivered before are not sent
+//!   twice.
+//! - **A topic unknown or forbidden**: waited for, and everything behind it waits too.
+//! - **Producer broken**: a new one, from the floor.
+//! - **Crash**: records between the committed offset and the last report are sent again.
+//! - **Drain**: everything synced is sent, and reports waited for, until the grace period is over.
 
+mod base64;
+mod encode;
+mod event_time;
+mod gap;
+mod headers;
+mod in_flight;
+mod lane;
 pub mod route;
+mod topics;
+mod value;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::commit_log::CommitLog;
+use rdkafka::error::RDKafkaErrorCode;
+
+use crate::commit_log::{CommitLog, Condition, Cursor, Item, ReadError};
 use crate::config::Config;
-use crate::dead_letters::DeadLetters;
+use crate::dead_letters::{DeadLetter, DeadLetters};
+use crate::kafka::{Class, Mode, Producer, class};
 use crate::metrics::Metrics;
+use crate::record::{Offset, RecordView, SourceName};
+use encode::{Encoder, Outgoing};
+use lane::{Alone, Lane, Stop, Streamed, Trouble};
 
 /// What the forwarder works with.
 #[derive(Debug)]
@@ -38,15 +77,369 @@ pub enum ForwarderError {
     Read(#[source] crate::commit_log::ReadError),
 }
 
+/// Longest wait for new records where nothing is in flight: how soon a stop is seen.
+const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// Waits between attempts to go on after trouble that must pass by itself.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How often, and how far apart, a read of the log is repeated before it counts as failed.
+const READ_ATTEMPTS: u32 = 5;
+const READ_RETRY_WAIT: Duration = Duration::from_millis(200);
+
 /// Runs the forwarder on the calling thread until `stop` is set and everything synced is
 /// delivered or the grace period is over.
 ///
 /// # Errors
 /// See [`ForwarderError`].
 pub fn run(
-    _config: &Config,
-    _context: ForwarderContext,
-    _grace: Duration,
+    config: &Config,
+    context: ForwarderContext,
+    grace: Duration,
 ) -> Result<(), ForwarderError> {
-    unimplemented!()
+    Forwarder::new(config, context, grace)?.run()
+}
+
+/// How records are being sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    /// Many in flight.
+    Streaming,
+    /// Each in a request of its own, up to here: among them is one that Kafka refuses.
+    Alone { until: Offset },
+}
+
+impl Sending {
+    fn mode(self) -> Mode {
+        match self {
+            Self::Streaming => Mode::Streaming,
+            Self::Alone { .. } => Mode::Single,
+        }
+    }
+}
+
+/// Whether to go on reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    /// Trouble, or the end of the grace period: what is being read was not all sent.
+    Break,
+}
+
+struct Forwarder<'c> {
+    log: CommitLog,
+    sender: Sender<'c>,
+    backoff: Duration,
+    reads_failed: u32,
+}
+
+/// Everything but the reader, so that a record may be borrowed from it while it is sent.
+struct Sender<'c> {
+    config: &'c Config,
+    metrics: Arc<Metrics>,
+    dead_letters: DeadLetters,
+    encoder: Encoder,
+    lane: Lane,
+    sending: Sending,
+    /// Records from here on were received in this run, so their monotonic times can be compared.
+    received_here_from: Offset,
+}
+
+impl<'c> Forwarder<'c> {
+    fn new(
+        config: &'c Config,
+        context: ForwarderContext,
+        grace: Duration,
+    ) -> Result<Self, ForwarderError> {
+        let ForwarderContext {
+            log,
+            dead_letters,
+            metrics,
+            stop,
+        } = context;
+        let producer = Producer::new(config, Mode::Streaming, Arc::clone(&metrics))
+            .map_err(ForwarderError::Producer)?;
+        let stop = Stop::new(stop, grace);
+        let lane = Lane::new(log.clone(), Arc::clone(&metrics), stop, producer);
+        let sender = Sender {
+            config,
+            metrics,
+            dead_letters,
+            encoder: Encoder::new(config, &log.identity()),
+            lane,
+            sending: Sending::Streaming,
+            received_here_from: log.progress().synced,
+        };
+        Ok(Self {
+            log,
+            sender,
+            backoff: BACKOFF_MIN,
+            reads_failed: 0,
+        })
+    }
+
+    fn run(mut self) -> Result<(), ForwarderError> {
+        let mut cursor = self.log.cursor(self.sender.lane.floor());
+        loop {
+            let floor = self.sender.lane.floor();
+            self.sender.lane.serve();
+            if self.sender.lane.floor() > floor {
+                self.backoff = BACKOFF_MIN;
+            }
+            if self.sender.lane.stop.is_over() {
+                return Ok(());
+            }
+            if let Some(trouble) = self.sender.lane.take_trouble() {
+                self.recover(&trouble)?;
+                cursor.seek(self.sender.lane.floor());
+                continue;
+            }
+            if self.forward_next(&mut cursor)? == Read::Nothing && self.wait(cursor.position()) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends what the cursor finds next.
+    fn forward_next(&mut self, cursor: &mut Cursor) -> Result<Read, ForwarderError> {
+        let item = match cursor.next() {
+            Ok(item) => item,
+            Err(error) => return self.read_failed(error),
+        };
+        self.reads_failed = 0;
+        match item {
+            None => return Ok(Read::Nothing),
+            Some(Item::Hole(hole)) => {
+                self.sender.forward(&Outgoing::Hole(&hole))?;
+            }
+            Some(Item::Batch(batch)) => {
+                for record in batch.records() {
+                    if self.sender.forward(&Outgoing::Record(&record))? == Flow::Break {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(Read::Some)
+    }
+
+    /// A read that fails is repeated a few times: a disk may recover.
+    fn read_failed(&mut self, error: ReadError) -> Result<Read, ForwarderError> {
+        self.reads_failed += 1;
+        if self.reads_failed >= READ_ATTEMPTS {
+            return Err(ForwarderError::Read(error));
+        }
+        tracing::warn!(%error, "the commit log cannot be read; trying again");
+        thread::sleep(READ_RETRY_WAIT);
+        Ok(Read::Some)
+    }
+
+    /// Waits for new records or reports. True if the forwarder has nothing left to do.
+    fn wait(&mut self, position: Offset) -> bool {
+        let lane = &mut self.sender.lane;
+        let draining = lane.stop.requested();
+        if draining && lane.is_idle() {
+            return true;
+        }
+        let timeout = if lane.is_idle() {
+            IDLE_WAIT
+        } else {
+            lane.next_pause()
+        };
+        let progress = self.log.wait(position, timeout);
+        match progress.condition {
+            Condition::Running | Condition::Full => {}
+            // The log no longer makes us wait.
+            Condition::Poisoned | Condition::Closed => {
+                if progress.synced <= position {
+                    thread::sleep(timeout);
+                }
+            }
+        }
+        false
+    }
+
+    /// Begins anew from the floor after trouble.
+    fn recover(&mut self, trouble: &Trouble) -> Result<(), ForwarderError> {
+        let sender = &mut self.sender;
+        sender.lane.quiesce();
+        // What came to light meanwhile may be the cause.
+        let trouble = match sender.lane.take_trouble() {
+            Some(later) => trouble.joined(later),
+            None => *trouble,
+        };
+        let floor = sender.lane.floor();
+        tracing::warn!(code = %trouble.code, offset = %floor, "the Kafka producer begins anew from here");
+        if let Some(until) = trouble.refused_until {
+            sender.sending = Sending::Alone { until };
+        }
+        match trouble.class {
+            Class::Record(_) | Class::Timestamp => {}
+            Class::Transient | Class::Topic | Class::Fatal => {
+                self.backoff = back_off(&mut self.sender.lane.stop, self.backoff);
+            }
+        }
+        self.sender.restart()
+    }
+}
+
+/// What reading brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    Some,
+    Nothing,
+}
+
+/// Waits for `backoff`, or until the grace period is over, and returns the next, longer wait.
+fn back_off(stop: &mut Stop, backoff: Duration) -> Duration {
+    let until = Instant::now() + backoff;
+    while Instant::now() < until && !stop.is_over() {
+        thread::sleep(BACKOFF_MIN.min(until.saturating_duration_since(Instant::now())));
+    }
+    (backoff * 2).min(BACKOFF_MAX)
+}
+
+impl Sender<'_> {
+    /// Goes on with a new producer in the mode that `sending` says.
+    fn restart(&mut self) -> Result<(), ForwarderError> {
+        let metrics = Arc::clone(&self.metrics);
+        let producer = Producer::new(self.config, self.sending.mode(), metrics)
+            .map_err(ForwarderError::Producer)?;
+        self.lane.restart(producer);
+        Ok(())
+    }
+
+    fn forward(&mut self, outgoing: &Outgoing<'_>) -> Result<Flow, ForwarderError> {
+        let span = outgoing.span();
+        if self.lane.skip_settled(span) {
+            return Ok(Flow::Continue);
+        }
+        match self.sending {
+            Sending::Alone { until } if span.first >= until => {
+                self.sending = Sending::Streaming;
+                self.restart()?;
+                self.stream(outgoing)
+            }
+            Sending::Alone { .. } => self.alone(outgoing),
+            Sending::Streaming => self.stream(outgoing),
+        }
+    }
+
+    fn stream(&mut self, outgoing: &Outgoing<'_>) -> Result<Flow, ForwarderError> {
+        let received_mono_ms = self.received_mono_ms(outgoing);
+        let encoded = match self.encoder.encode(outgoing) {
+            Ok(encoded) => encoded,
+            Err(undeliverable) => {
+                self.set_aside(outgoing, undeliverable.reason, &undeliverable.detail)?;
+                return Ok(Flow::Continue);
+            }
+        };
+        match self.lane.stream(encoded, outgoing.span(), received_mono_ms) {
+            Streamed::Sent => Ok(Flow::Continue),
+            Streamed::Interrupted => Ok(Flow::Break),
+            Streamed::Refused(code) => self.refused(outgoing, code),
+        }
+    }
+
+    /// Sends a record in a request of its own, and once more without a timestamp if Kafka refuses
+    /// that.
+    fn alone(&mut self, outgoing: &Outgoing<'_>) -> Result<Flow, ForwarderError> {
+        let mut with_timestamp = true;
+        loop {
+            let mut encoded = match self.encoder.encode(outgoing) {
+                Ok(encoded) => encoded,
+                Err(undeliverable) => {
+                    self.set_aside(outgoing, undeliverable.reason, &undeliverable.detail)?;
+                    return Ok(Flow::Continue);
+                }
+            };
+            if !with_timestamp {
+                encoded.message.timestamp_ms = None;
+            }
+            match self.lane.alone(encoded.message, outgoing.span()) {
+                Alone::Delivered => return Ok(Flow::Continue),
+                Alone::Interrupted => return Ok(Flow::Break),
+                Alone::Refused(code) if class(code) == Class::Timestamp && with_timestamp => {
+                    with_timestamp = false;
+                }
+                Alone::Refused(code) => return self.refused(outgoing, code),
+            }
+        }
+    }
+
+    /// A record was refused by itself: by Kafka when sent alone, or by the client before it was
+    /// sent.
+    fn refused(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        code: RDKafkaErrorCode,
+    ) -> Result<Flow, ForwarderError> {
+        let reason = match class(code) {
+            Class::Record(reason) => reason,
+            Class::Timestamp => "invalid_timestamp",
+            Class::Transient | Class::Topic | Class::Fatal => {
+                self.lane.note(Trouble::of(code, None));
+                return Ok(Flow::Break);
+            }
+        };
+        self.set_aside(
+            outgoing,
+            reason,
+            &format!("Kafka refuses the record: {code}"),
+        )?;
+        Ok(Flow::Continue)
+    }
+
+    /// Makes a record a dead letter, durably, and settles it.
+    fn set_aside(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        reason: &str,
+        detail: &str,
+    ) -> Result<(), ForwarderError> {
+        match outgoing {
+            Outgoing::Record(record) => {
+                tracing::warn!(offset = %record.offset, reason, detail, "a record becomes a dead letter");
+                self.store(record, reason, detail)?;
+            }
+            // It stands for nothing that could be kept.
+            Outgoing::Hole(hole) => {
+                tracing::error!(first = %hole.first, last = %hole.last, reason, detail, "a gap marker cannot be sent");
+            }
+        }
+        self.lane.settle_now(outgoing.span());
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        record: &RecordView<'_>,
+        reason: &str,
+        detail: &str,
+    ) -> Result<(), ForwarderError> {
+        let source = SourceName::new(record.source)
+            .expect("a source's name was checked before its record was appended");
+        let letter = DeadLetter {
+            source: &source,
+            subject: record.subject,
+            reason,
+            detail,
+            topic: self.encoder.topic(),
+            offset: Some(record.offset.get()),
+            payload_bytes: record.payload.len() as u64,
+            payload: record.payload,
+            received: record.received,
+        };
+        self.dead_letters
+            .store_blocking(&letter)
+            .map_err(ForwarderError::DeadLetters)
+    }
+
+    fn received_mono_ms(&self, outgoing: &Outgoing<'_>) -> Option<u64> {
+        match outgoing {
+            Outgoing::Record(record) if record.offset >= self.received_here_from => {
+                Some(record.received.mono_ms)
+            }
+            Outgoing::Record(_) | Outgoing::Hole(_) => None,
+        }
+    }
 }

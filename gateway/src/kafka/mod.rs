@@ -1,1 +1,31 @@
-//! rdkafka, wrapped: producer, delivery reports, error classes.
+//! Kafka's side: the producer with its properties, its delivery reports, and what its errors mean.
+//!
+//! A thin wrapper, so that the rest of the gateway meets neither librdkafka's properties nor its
+//! codes:
+//!
+//! - [`properties`] builds the client's properties, those that guarantees rest on last, so that
+//!   nothing else can override them.
+//! - [`Producer`] hands messages to librdkafka and collects delivery reports. It belongs to one
+//!   thread and runs none of its own: librdkafka's threads do the work, and a report is seen when
+//!   [`Producer::serve`] is called. A polling thread was rejected: rdkafka's blocking poll cannot
+//!   be interrupted, spins in its last millisecond, and would put a lock between report and ring.
+//! - [`class`] says of every code what is to be done: wait, set the record aside, wait for the
+//!   topic, or begin anew.
+//! - The connection's state goes to `edge_gateway_kafka_connected` and, when it changes, to the
+//!   log.
+//!
+//! Invariants:
+//! - **K1** A message that [`Producer::send`] has taken gets exactly one report, unless the
+//!   producer is dropped first.
+//! - **K2** Once one message of a streaming producer has failed after it was sent, no later
+//!   message leaves the producer (`enable.gapless.guarantee`): order outlives a refusal.
+
+mod context;
+mod error;
+mod producer;
+mod properties;
+
+pub use context::Report;
+pub use error::{Class, class};
+pub use producer::{Message, Producer, SendRefused};
+pub use properties::{Mode, properties};

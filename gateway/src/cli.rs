@@ -1,0 +1,176 @@
+//! The command line: arguments in, exit code out (DESIGN §5).
+//!
+//! What a person asked for goes to standard output, what went wrong to standard error. An error is
+//! printed once, here, with the chain of its causes.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config, ConfigError, SourceKind};
+use crate::{app, logging, probe};
+
+/// Something failed that has no code of its own.
+pub const EXIT_FAILURE: u8 = 1;
+/// The command line makes no sense (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+/// Storage failed; the log is poisoned (`EX_IOERR`).
+pub const EXIT_STORAGE: u8 = 74;
+/// The configuration has mistakes (`EX_CONFIG`).
+pub const EXIT_CONFIG: u8 = 78;
+
+const CONFIG_DEFAULT: &str = "/etc/edge-gateway/gateway.toml";
+
+/// Takes telemetry from serial lines and MQTT, keeps it on disk, and forwards it to Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "edge-gateway", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 64 usage, 74 storage failed, 78 configuration, 1 anything else.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM or SIGINT
+    Run {
+        #[command(flatten)]
+        file: File,
+    },
+    /// Check the configuration and report every mistake in it
+    Check {
+        #[command(flatten)]
+        file: File,
+        /// Also try to reach every source and Kafka
+        #[arg(long)]
+        connect: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct File {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = CONFIG_DEFAULT)]
+    config: PathBuf,
+}
+
+/// Does what the arguments (the program's name first) say.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let code = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => perform(arguments.command),
+        Err(error) => usage(&error),
+    };
+    ExitCode::from(code)
+}
+
+/// Help and version are answers; anything else is a mistake.
+fn usage(error: &clap::Error) -> u8 {
+    // Where standard output or error is closed there is nobody to tell.
+    let _ = error.print();
+    if error.use_stderr() { EXIT_USAGE } else { 0 }
+}
+
+fn perform(command: Command) -> u8 {
+    let (Command::Run { file } | Command::Check { file, .. }) = &command;
+    let config = match config::load(&file.config) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    match command {
+        Command::Run { .. } => run(config),
+        Command::Check { file, connect } => check(&config, &file.config, connect),
+    }
+}
+
+fn refuse(error: &ConfigError) -> u8 {
+    complain(&chain(error));
+    EXIT_CONFIG
+}
+
+fn run(config: Config) -> u8 {
+    if let Err(error) = logging::start(&config.log) {
+        complain(&chain(&error));
+        return EXIT_FAILURE;
+    }
+    match app::run(config) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            error.exit_code()
+        }
+    }
+}
+
+fn check(config: &Config, path: &Path, connect: bool) -> u8 {
+    say(&format!("{}: configuration is valid\n", path.display()));
+    say(&summary(config));
+    if !connect {
+        return 0;
+    }
+    let mut code = 0;
+    for (endpoint, outcome) in probe::all(config) {
+        match outcome {
+            Ok(answer) => say(&format!("ok      {endpoint}: {answer}\n")),
+            Err(error) => {
+                complain(&format!("failed  {endpoint}: {}", chain(&error)));
+                code = EXIT_FAILURE;
+            }
+        }
+    }
+    code
+}
+
+/// Writes to standard output. Where that is closed there is nobody to tell, and the exit code
+/// still says how it went.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Writes a line to standard error, likewise.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn summary(config: &Config) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "  gateway  {}", config.gateway.id);
+    for source in &config.sources {
+        let what = match &source.kind {
+            SourceKind::Serial(serial) => format!("serial {}", serial.device.display()),
+            SourceKind::Mqtt(mqtt) => format!("MQTT {}:{}", mqtt.host, mqtt.port),
+        };
+        let _ = writeln!(text, "  source   {}: {what}", source.name);
+    }
+    let buffer = &config.buffer;
+    let _ = writeln!(
+        text,
+        "  buffer   {} MiB in {}",
+        buffer.bytes_max >> 20,
+        config.gateway.data_dir.display()
+    );
+    let brokers = config.kafka.brokers.join(", ");
+    let routes = config.routes.len();
+    let _ = writeln!(text, "  kafka    {brokers}; routes: {routes}");
+    text
+}
+
+/// An error and its causes, each once.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

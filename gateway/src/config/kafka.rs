@@ -1,0 +1,118 @@
+//! `[kafka]`.
+
+use std::time::Duration;
+
+use super::properties;
+use super::tree::{Section, Value};
+use super::{HeaderSet, Kafka, ValueFormat};
+use crate::forwarder::route::{Template, is_topic_name};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+
+/// Reads the section.
+pub(super) fn read(mut section: Section<'_>) -> Kafka {
+    let brokers = brokers(&mut section);
+    if let Some(delivery) = section.get("delivery") {
+        delivery.choice(&[("at_least_once", ())]);
+    }
+    let topic = section.get("topic").and_then(|value| topic(&value));
+    let key = section.get("key").and_then(|value| key(&value));
+    let value = section.get("value").and_then(|value| {
+        value.choice(&[
+            ("payload", ValueFormat::Payload),
+            ("json", ValueFormat::Json),
+        ])
+    });
+    let headers = section.get("headers").and_then(|value| {
+        value.choice(&[
+            ("cloudevents", HeaderSet::CloudEvents),
+            ("id", HeaderSet::Id),
+            ("none", HeaderSet::None),
+        ])
+    });
+    let compression = section
+        .get("compression")
+        .and_then(|value| value.choice(&CODECS.map(|codec| (codec, codec))));
+    let linger = section
+        .get("linger")
+        .and_then(|value| value.duration(Duration::ZERO..=Duration::from_secs(60)));
+    let topic_wait = section
+        .get("topic_wait")
+        .and_then(|value| value.duration(Duration::ZERO..=DAY));
+    let properties = properties::read(&mut section);
+    section.finish();
+    Kafka {
+        brokers,
+        topic: topic.unwrap_or_else(|| "telemetry".to_owned()),
+        key: key.unwrap_or_else(default_key),
+        value: value.unwrap_or(ValueFormat::Payload),
+        headers: headers.unwrap_or(HeaderSet::CloudEvents),
+        compression: compression.unwrap_or("zstd").to_owned(),
+        linger: linger.unwrap_or(Duration::from_millis(5)),
+        properties,
+        topic_wait: topic_wait.unwrap_or(Duration::from_secs(30)),
+    }
+}
+
+fn brokers(section: &mut Section<'_>) -> Vec<String> {
+    const EXAMPLE: &str = "[\"kafka-1:9092\"]";
+    let Some(value) = section.required("brokers", &format!("brokers = {EXAMPLE}")) else {
+        return Vec::new();
+    };
+    let items = value.list(EXAMPLE);
+    if items.as_ref().is_some_and(Vec::is_empty) {
+        value.wrong("is empty", format!("name at least one broker: {EXAMPLE}"));
+    }
+    let items = items.unwrap_or_default();
+    items.iter().filter_map(broker).collect()
+}
+
+fn broker(value: &Value<'_>) -> Option<String> {
+    let text = value.text("kafka-1:9092")?;
+    let port = text.rsplit_once(':').and_then(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let plain = !host.contains(['/', ',', ' ']) && (bracketed || !host.contains(':'));
+        let port = port.parse::<u16>().ok().filter(|port| *port != 0);
+        port.filter(|_| plain && !host.is_empty())
+    });
+    if port.is_none() {
+        let hint = "write host:port, for example \"kafka-1:9092\"; security.protocol belongs to \
+                    kafka.properties";
+        value.wrong(format!("{text:?} is not the address of a broker"), hint);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// The default topic is the same for all records, since gap markers, which no route sees, go to it.
+fn topic(value: &Value<'_>) -> Option<String> {
+    let text = value.text("telemetry")?;
+    if is_topic_name(text) {
+        return Some(text.to_owned());
+    }
+    let hint = if text.contains('{') {
+        "only the topics of routes can hold {names}; here write one topic"
+    } else {
+        "write 1 to 249 letters, digits, \".\", \"_\" and \"-\""
+    };
+    value.wrong(format!("{text:?} is not a topic of Kafka"), hint);
+    None
+}
+
+fn key(value: &Value<'_>) -> Option<Template> {
+    match Template::parse(value.text("{device}")?, &[]) {
+        Ok(template) => Some(template),
+        Err(error) => {
+            value.wrong(
+                error.to_string(),
+                "captures are known to the keys of routes only",
+            );
+            None
+        }
+    }
+}
+
+fn default_key() -> Template {
+    Template::parse("{device}", &[]).expect("the default key is a template")
+}

@@ -1,0 +1,163 @@
+//! From a record of the log to a message for Kafka, through buffers that are used again.
+
+use super::event_time::event_time_ms;
+use super::gap::{self, Gap};
+use super::headers::HeaderMaker;
+use super::in_flight::Span;
+use super::route::{Routed, Router};
+use super::value;
+use crate::clock;
+use crate::commit_log::Hole;
+use crate::config::{Config, ValueFormat};
+use crate::kafka::Message;
+use crate::record::{PayloadKind, RecordView};
+
+/// What librdkafka keeps for a message beside its contents. Chosen by eye from its structure, not
+/// measured.
+const MESSAGE_OVERHEAD_BYTES: usize = 256;
+
+/// What goes out for one place in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outgoing<'a> {
+    /// A record.
+    Record(&'a RecordView<'a>),
+    /// The marker of a hole.
+    Hole(&'a Hole),
+}
+
+impl Outgoing<'_> {
+    pub(super) fn span(&self) -> Span {
+        match self {
+            Self::Record(record) => Span::one(record.offset),
+            Self::Hole(hole) => Span {
+                first: hole.first,
+                last: hole.last,
+            },
+        }
+    }
+}
+
+/// A message and the memory it will hold in the producer.
+pub(super) struct Encoded<'a> {
+    pub(super) message: Message<'a>,
+    pub(super) bytes: usize,
+}
+
+/// The record cannot be made a message: a dead letter.
+#[derive(Debug)]
+pub(super) struct Undeliverable {
+    /// Its reason, a short word.
+    pub(super) reason: &'static str,
+    /// For a person.
+    pub(super) detail: String,
+}
+
+/// Makes messages.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    router: Router,
+    routed: Routed,
+    format: ValueFormat,
+    /// Where gap markers go.
+    gap_topic: String,
+    value: Vec<u8>,
+    key: String,
+    headers: HeaderMaker,
+}
+
+impl Encoder {
+    pub(super) fn new(config: &Config, log_identity: &str) -> Self {
+        let kafka = &config.kafka;
+        Self {
+            router: Router::new(config.routes.clone(), &kafka.topic, kafka.key.clone()),
+            routed: Routed::default(),
+            format: kafka.value,
+            gap_topic: kafka.topic.clone(),
+            value: Vec::new(),
+            key: String::new(),
+            headers: HeaderMaker::new(kafka.headers, &config.gateway.id, log_identity),
+        }
+    }
+
+    /// The message of a record or a hole.
+    ///
+    /// # Errors
+    /// [`Undeliverable`]
+    pub(super) fn encode<'a>(
+        &'a mut self,
+        outgoing: &Outgoing<'a>,
+    ) -> Result<Encoded<'a>, Undeliverable> {
+        match outgoing {
+            Outgoing::Hole(hole) => Ok(self.gap(&Gap::of_hole(hole), clock::wall_ms())),
+            Outgoing::Record(record) => match record.kind {
+                PayloadKind::Gap => {
+                    let note = gap::read_note(record.payload).map_err(|error| Undeliverable {
+                        reason: "invalid_gap_note",
+                        detail: error.to_string(),
+                    })?;
+                    Ok(self.gap(&Gap::of_note(record, &note), record.received.wall_ms))
+                }
+                PayloadKind::Opaque | PayloadKind::SenmlCbor => self.telemetry(record),
+            },
+        }
+    }
+
+    /// The topic of the telemetry record that was encoded last.
+    pub(super) fn topic(&self) -> Option<&str> {
+        let topic = self.routed.topic();
+        (!topic.is_empty()).then_some(topic)
+    }
+
+    fn telemetry<'a>(&'a mut self, record: &RecordView<'a>) -> Result<Encoded<'a>, Undeliverable> {
+        self.router.route(record, &mut self.routed);
+        let (value, media_type) =
+            value::value(self.format, record.kind, record.payload, &mut self.value).map_err(
+                |error| Undeliverable {
+                    reason: "invalid_senml",
+                    detail: error.to_string(),
+                },
+            )?;
+        let timestamp_ms = event_time_ms(record);
+        let made =
+            self.headers
+                .of_record(record, timestamp_ms.unwrap_or(0), media_type, &self.routed);
+        Ok(encoded(
+            Message {
+                topic: self.routed.topic(),
+                key: self.routed.key(),
+                value,
+                timestamp_ms,
+                headers: made.headers,
+            },
+            made.bytes,
+        ))
+    }
+
+    fn gap(&mut self, gap: &Gap<'_>, time_ms: i64) -> Encoded<'_> {
+        self.value.clear();
+        gap.append_json(&mut self.value);
+        self.key.clear();
+        self.key.push_str(gap.source().unwrap_or_default());
+        let made = self
+            .headers
+            .of_gap(gap.source(), gap.span(), time_ms, value::JSON);
+        encoded(
+            Message {
+                topic: &self.gap_topic,
+                key: (!self.key.is_empty()).then_some(self.key.as_str()),
+                value: &self.value,
+                timestamp_ms: (time_ms >= 0).then_some(time_ms),
+                headers: made.headers,
+            },
+            made.bytes,
+        )
+    }
+}
+
+fn encoded(message: Message<'_>, header_bytes: usize) -> Encoded<'_> {
+    let key_bytes = message.key.map_or(0, str::len);
+    Encoded {
+        bytes: MESSAGE_OVERHEAD_BYTES + header_bytes + key_bytes + message.value.len(),
+        message,
+    }
+}

@@ -1,0 +1,219 @@
+//! When the event happened: the time a `SenML` pack gives for its first record, else the time of
+//! receipt.
+
+use std::fmt;
+
+use serde::de::{
+    DeserializeSeed, Deserializer as _, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+
+use crate::record::{PayloadKind, RecordView};
+
+/// RFC 8428, section 4.5.3: times below are relative to now, here to the receipt.
+const RELATIVE_BELOW_S: f64 = (1_u64 << 28) as f64;
+/// 2100-01-01: a pack that says it is later has a wrong clock.
+const SANE_BELOW_S: f64 = 4_102_444_800.0;
+
+/// The event's time in milliseconds since the Unix epoch; `None` if the clock of the gateway, too,
+/// says something before 1970.
+pub(super) fn event_time_ms(record: &RecordView<'_>) -> Option<i64> {
+    let received_ms = record.received.wall_ms;
+    let told_ms = match record.kind {
+        PayloadKind::SenmlCbor => told_s(record.payload).and_then(|s| resolve_ms(s, received_ms)),
+        PayloadKind::Opaque | PayloadKind::Gap => None,
+    };
+    told_ms.or((received_ms >= 0).then_some(received_ms))
+}
+
+fn resolve_ms(told_s: f64, received_ms: i64) -> Option<i64> {
+    if !told_s.is_finite() || told_s.abs() >= SANE_BELOW_S || told_s <= -RELATIVE_BELOW_S {
+        return None;
+    }
+    // Below 2^42, so nothing is lost.
+    let told_ms = (told_s * 1000.0).round() as i64;
+    let time_ms = if told_s < RELATIVE_BELOW_S {
+        received_ms.checked_add(told_ms)?
+    } else {
+        told_ms
+    };
+    (time_ms >= 0).then_some(time_ms)
+}
+
+/// Base time plus time of the first record, in seconds; `None` if it gives neither.
+fn told_s(payload: &[u8]) -> Option<f64> {
+    let mut told = Told::default();
+    let mut cbor = serde_cbor::Deserializer::from_slice(payload);
+    // The rest of the pack is left unread, which the deserializer reports as an error; so does a
+    // malformed pack. Either way `told` is what was found before.
+    let _unread = cbor.deserialize_seq(FirstRecord(&mut told));
+    match (told.base_time, told.time) {
+        (None, None) => None,
+        (base_time, time) => Some(base_time.unwrap_or(0.0) + time.unwrap_or(0.0)),
+    }
+}
+
+#[derive(Default)]
+struct Told {
+    base_time: Option<f64>,
+    time: Option<f64>,
+}
+
+struct FirstRecord<'t>(&'t mut Told);
+
+impl<'de> Visitor<'de> for FirstRecord<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a SenML pack")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<(), A::Error> {
+        records.next_element_seed(Times(self.0)).map(|_| ())
+    }
+}
+
+struct Times<'t>(&'t mut Told);
+
+impl<'de> DeserializeSeed<'de> for Times<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Times<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a SenML record")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some(label) = fields.next_key::<i64>()? {
+            match label {
+                -3 => self.0.base_time = Some(fields.next_value::<Seconds>()?.0),
+                6 => self.0.time = Some(fields.next_value::<Seconds>()?.0),
+                _ => {
+                    fields.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number of any of the kinds that `SenML` allows.
+struct Seconds(f64);
+
+impl<'de> serde::Deserialize<'de> for Seconds {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SecondsVisitor;
+
+        impl<'de> Visitor<'de> for SecondsVisitor {
+            type Value = Seconds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a time")
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Seconds, E> {
+                Ok(Seconds(value as f64))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Seconds, E> {
+                Ok(Seconds(value as f64))
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Seconds, E> {
+                Ok(Seconds(value))
+            }
+
+            /// A decimal fraction (RFC 8949, section 3.4.4).
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Seconds, A::Error> {
+                let exponent = parts.next_element::<i32>()?;
+                let mantissa = parts.next_element::<i64>()?;
+                match (exponent, mantissa, parts.next_element::<IgnoredAny>()?) {
+                    (Some(exponent), Some(mantissa), None) => {
+                        Ok(Seconds(mantissa as f64 * 10_f64.powi(exponent)))
+                    }
+                    _ => Err(A::Error::custom("not a decimal fraction")),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(SecondsVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Offset, Origin, Stamp};
+
+    const RECEIVED_MS: i64 = 1_800_000_000_000;
+
+    fn time_of(payload: &[u8], wall_ms: i64) -> Option<i64> {
+        event_time_ms(&RecordView {
+            offset: Offset::ZERO,
+            source: "line",
+            subject: "line/a",
+            kind: PayloadKind::SenmlCbor,
+            origin: Origin::Line,
+            received: Stamp {
+                wall_ms,
+                mono_ms: 0,
+            },
+            payload,
+        })
+    }
+
+    #[test]
+    fn a_pack_without_a_time_happened_when_it_was_received() {
+        assert_eq!(time_of(b"\x81\xa1\x02\x01", RECEIVED_MS), Some(RECEIVED_MS));
+    }
+
+    #[test]
+    fn base_time_and_time_are_added() {
+        // [{bt: 1700000000, t: 2}, …cut off
+        let pack = b"\x82\xa2\x22\x1a\x65\x53\xf1\x00\x06\x02";
+        assert_eq!(time_of(pack, RECEIVED_MS), Some(1_700_000_002_000));
+    }
+
+    #[test]
+    fn fractions_of_a_second_are_kept_to_the_millisecond() {
+        // bt: 1700000000.25 as a double, then as a decimal fraction
+        let double = b"\x81\xa1\x22\xfb\x41\xd9\x54\xfc\x40\x10\x00\x00";
+        assert_eq!(time_of(double, RECEIVED_MS), Some(1_700_000_000_250));
+        let decimal = b"\x81\xa1\x22\xc4\x82\x21\x1b\x00\x00\x00\x27\x94\xca\x24\x19";
+        assert_eq!(time_of(decimal, RECEIVED_MS), Some(1_700_000_000_250));
+    }
+
+    #[test]
+    fn a_small_time_is_relative_to_the_receipt() {
+        assert_eq!(
+            time_of(b"\x81\xa1\x06\x24", RECEIVED_MS),
+            Some(RECEIVED_MS - 5_000)
+        );
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_is_not_believed() {
+        for time in [
+            &b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff"[..],
+            b"\xf9\x7e\x00",
+            b"\xf9\x7c\x00",
+            b"\x3a\xff\xff\xff\xff",
+            b"\xfb\x7f\xef\xff\xff\xff\xff\xff\xff",
+        ] {
+            let pack = [b"\x81\xa1\x22", time].concat();
+            assert_eq!(time_of(&pack, RECEIVED_MS), Some(RECEIVED_MS), "{time:x?}");
+        }
+    }
+
+    #[test]
+    fn without_any_sane_clock_there_is_no_time() {
+        assert_eq!(time_of(b"\x80", -1), None);
+        assert_eq!(time_of(b"\x81\xa1\x06\x24", 1_000), Some(1_000));
+    }
+}

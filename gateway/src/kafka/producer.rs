@@ -1,0 +1,138 @@
+//! The idempotent producer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+
+use super::context::{Context, Report};
+use super::{Mode, properties};
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// Most events served in one go, so that a flood of log lines cannot keep the caller.
+const EVENTS_SERVED_MAX: u32 = 64;
+
+/// A message as librdkafka takes it. It copies what is borrowed here.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// Topic.
+    pub topic: &'a str,
+    /// Key; `None` for a message without one.
+    pub key: Option<&'a str>,
+    /// Value; empty rather than null where there is nothing.
+    pub value: &'a [u8],
+    /// Milliseconds since the Unix epoch; `None` for the time of sending.
+    pub timestamp_ms: Option<i64>,
+    /// Headers, if any.
+    pub headers: Option<OwnedHeaders>,
+}
+
+/// The message was not taken, and will get no report.
+#[derive(Debug)]
+pub struct SendRefused<'a> {
+    /// Why.
+    pub code: RDKafkaErrorCode,
+    /// The message, unchanged.
+    pub message: Message<'a>,
+}
+
+/// An idempotent producer. It belongs to one thread. Dropping it gives up what is in flight: that
+/// may be delivered or not.
+pub struct Producer {
+    inner: BaseProducer<Context>,
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer")
+            .field("in_flight", &self.inner.in_flight_count())
+            .finish()
+    }
+}
+
+impl Producer {
+    /// Makes a producer. It connects by itself; nothing is waited for.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub fn new(config: &Config, mode: Mode, metrics: Arc<Metrics>) -> Result<Self, KafkaError> {
+        let inner = BaseProducer::from_config_and_context(
+            &properties(config, mode),
+            Context::new(metrics),
+        )?;
+        Ok(Self { inner })
+    }
+
+    /// Hands over a message, which is then in flight: neither sent nor delivered.
+    ///
+    /// # Errors
+    /// [`SendRefused`]: nothing was taken. [`RDKafkaErrorCode::QueueFull`] ends when reports have
+    /// been served; for the others see [`class`](super::class).
+    #[allow(clippy::result_large_err)] // the message goes back to its owner, on a path never hot
+    pub fn send<'a>(&self, message: Message<'a>, opaque: usize) -> Result<(), SendRefused<'a>> {
+        let record = BaseRecord {
+            topic: message.topic,
+            partition: None,
+            payload: Some(message.value),
+            key: message.key,
+            timestamp: message.timestamp_ms,
+            headers: message.headers,
+            delivery_opaque: opaque,
+        };
+        self.inner
+            .send(record)
+            .map_err(|(error, record)| SendRefused {
+                code: match error {
+                    // Only a topic is made a C string of.
+                    KafkaError::Nul(_) => RDKafkaErrorCode::InvalidTopic,
+                    other => other
+                        .rdkafka_error_code()
+                        .unwrap_or(RDKafkaErrorCode::Unknown),
+                },
+                message: Message {
+                    topic: message.topic,
+                    key: message.key,
+                    value: message.value,
+                    timestamp_ms: message.timestamp_ms,
+                    headers: record.headers,
+                },
+            })
+    }
+
+    /// Serves what librdkafka has to tell, without waiting, and adds the delivery reports to
+    /// `reports`.
+    pub fn serve(&self, reports: &mut Vec<Report>) {
+        let context = self.inner.context();
+        for _ in 0..EVENTS_SERVED_MAX {
+            let before = context.events();
+            self.inner.poll(Duration::ZERO);
+            if context.events() == before {
+                break;
+            }
+        }
+        context.take_reports(reports);
+    }
+
+    /// The producer has stopped for good: what is still in flight gets its reports, nothing else
+    /// is sent.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        self.inner.context().is_fatal()
+    }
+
+    /// Gives up messages that were not sent yet; their reports follow.
+    pub fn purge_queued(&self) {
+        self.inner.purge(PurgeConfig::default().queue());
+    }
+
+    /// Gives up all messages; their reports follow. Those on their way may be delivered all the
+    /// same.
+    pub fn purge_all(&self) {
+        self.inner.purge(PurgeConfig::default().queue().inflight());
+    }
+}

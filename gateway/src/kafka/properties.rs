@@ -1,0 +1,74 @@
+//! The client's properties: defaults that suit a small board, then the user's, then those that
+//! guarantees rest on.
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::config::Config;
+
+/// librdkafka's own copies of messages, in KiB: for a board with 512 MB of memory.
+const QUEUE_KBYTES_MAX: u32 = 32 * 1024;
+/// Above what the forwarder ever has in flight, so that its bound is the one that holds.
+const QUEUE_MESSAGES_MAX: u32 = 100_000;
+/// A broker that was away for days is found again within two seconds; a try costs one SYN.
+const RECONNECT_BACKOFF_MS_MAX: u32 = 2_000;
+/// How often the state of connections is looked at where nothing is sent. An outage under way
+/// shows sooner, by errors.
+const STATISTICS_INTERVAL_MS: u32 = 5_000;
+/// librdkafka's own bounds of `topic.metadata.propagation.max.ms`.
+const TOPIC_WAIT_MS_MAX: u128 = 3_600_000;
+
+/// How a producer is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Many messages in flight; the first that is refused stops all behind it (K2).
+    Streaming,
+    /// One message in flight at a time, without delay; a refusal concerns it alone.
+    Single,
+}
+
+/// The properties of a producer. They may hold secrets: never to be logged.
+#[must_use]
+pub fn properties(config: &Config, mode: Mode) -> ClientConfig {
+    let kafka = &config.kafka;
+    let mut client = ClientConfig::new();
+    client
+        .set("client.id", format!("edge-gateway-{}", config.gateway.id))
+        .set("compression.codec", &kafka.compression)
+        .set(
+            "queue.buffering.max.ms",
+            kafka.linger.as_millis().to_string(),
+        )
+        .set("queue.buffering.max.kbytes", QUEUE_KBYTES_MAX.to_string())
+        .set(
+            "reconnect.backoff.max.ms",
+            RECONNECT_BACKOFF_MS_MAX.to_string(),
+        )
+        .set("socket.keepalive.enable", "true")
+        .set("log.connection.close", "false");
+    for (key, value) in &kafka.properties {
+        client.set(key, value);
+    }
+    let topic_wait_ms = kafka.topic_wait.as_millis().min(TOPIC_WAIT_MS_MAX);
+    client
+        .set("bootstrap.servers", kafka.brokers.join(","))
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("message.timeout.ms", "0")
+        .set("partitioner", "murmur2_random")
+        .set(
+            "queue.buffering.max.messages",
+            QUEUE_MESSAGES_MAX.to_string(),
+        )
+        .set(
+            "topic.metadata.propagation.max.ms",
+            topic_wait_ms.to_string(),
+        )
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string())
+        .set_log_level(RDKafkaLogLevel::Notice);
+    match mode {
+        Mode::Streaming => client.set("enable.gapless.guarantee", "true"),
+        Mode::Single => client.set("queue.buffering.max.ms", "0"),
+    };
+    client
+}

@@ -1,0 +1,36 @@
+//! Logs go to standard error, as text for people or as one JSON object a line for machines.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::{Log, LogFormat};
+
+/// The log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// `[log] level` is no filter; the configuration's check refuses such a one.
+    #[error("log.level is not a filter")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// Something in the process has set up a log already.
+    #[error("there is a log already")]
+    Taken(#[from] TryInitError),
+}
+
+/// Sets up the log for the whole process, once.
+///
+/// # Errors
+/// [`LoggingError`]
+pub fn start(config: &Log) -> Result<(), LoggingError> {
+    let filter = EnvFilter::builder().parse(&config.level)?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match config.format {
+        LogFormat::Text => builder.finish().try_init()?,
+        LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
+    }
+    Ok(())
+}

@@ -1,0 +1,473 @@
+//! The forwarder between a real commit log and a broker that speaks Kafka's protocol
+//! (librdkafka's mock cluster, on loopback), under outages and refusals.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use edge_gateway::commit_log::fs::RealFs;
+use edge_gateway::commit_log::{CommitLog, CommitReport, Observer, Options, Progress};
+use edge_gateway::config::{self, Config};
+use edge_gateway::dead_letters::DeadLetters;
+use edge_gateway::forwarder::{self, ForwarderContext, ForwarderError};
+use edge_gateway::metrics::{Metrics, TopicLabel};
+use edge_gateway::record::{NewRecord, Offset, Origin, PayloadKind, SourceName, Stamp};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::topic_partition_list::{Offset as From, TopicPartitionList};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+const TOPIC: &str = "telemetry";
+const PARTITIONS: i32 = 3;
+const DEVICES: u64 = 7;
+/// Far beyond what anything here takes: reached only when something is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn progress(&self, _progress: Progress) {}
+    fn committed(&self, _report: &CommitReport) {}
+    fn dropped(&self, _source: &str, _reason: &'static str, _records: u64) {}
+}
+
+struct Bench {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    config: Config,
+    log: CommitLog,
+    dead_letters: DeadLetters,
+    metrics: Arc<Metrics>,
+    _dir: tempfile::TempDir,
+}
+
+struct Running {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<(), ForwarderError>>,
+}
+
+impl Running {
+    fn drain(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .join()
+            .expect("the forwarder does not panic")
+            .expect("the forwarder ends in order");
+    }
+}
+
+impl Bench {
+    fn new(kafka: &str) -> Self {
+        Self::with_log(kafka, 64 << 20, false)
+    }
+
+    fn with_log(kafka: &str, bytes_max: u64, drop_oldest: bool) -> Self {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster
+            .create_topic(TOPIC, PARTITIONS, 1)
+            .expect("a topic is made");
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = configuration(dir.path(), &cluster.bootstrap_servers(), kafka);
+        let opened = CommitLog::open(
+            Arc::new(RealFs),
+            Options {
+                dir: dir.path().join("log"),
+                bytes_max,
+                segment_bytes: 256 * 1024,
+                commit_interval: Duration::from_millis(1),
+                drop_oldest,
+                owner: "test".to_owned(),
+            },
+            Box::new(Unobserved),
+            (),
+        )
+        .expect("the log opens");
+        Self {
+            cluster,
+            config,
+            log: opened.log,
+            dead_letters: DeadLetters::default(),
+            metrics: Arc::new(Metrics::new()),
+            _dir: dir,
+        }
+    }
+
+    fn start(&self) -> Running {
+        self.start_with_grace(PATIENCE)
+    }
+
+    fn start_with_grace(&self, grace: Duration) -> Running {
+        let stop = Arc::new(AtomicBool::new(false));
+        let context = ForwarderContext {
+            log: self.log.clone(),
+            dead_letters: self.dead_letters.clone(),
+            metrics: Arc::clone(&self.metrics),
+            stop: Arc::clone(&stop),
+        };
+        let config = self.config.clone();
+        let thread = std::thread::spawn(move || forwarder::run(&config, context, grace));
+        Running { stop, thread }
+    }
+
+    /// Appends records number `from..to`, each naming its number, and returns once they are synced.
+    fn append(&self, from: u64, to: u64) {
+        for number in from..to {
+            self.append_payload(number, number.to_string().as_bytes());
+        }
+        let last = Offset::new(to - 1);
+        assert!(self.log.wait(last, PATIENCE).synced > last);
+    }
+
+    fn append_payload(&self, number: u64, payload: &[u8]) {
+        let source = SourceName::new("city").expect("valid");
+        let subject = format!("city/{}", number % DEVICES);
+        let record = NewRecord {
+            source: &source,
+            subject: &subject,
+            kind: PayloadKind::Opaque,
+            origin: Origin::Mqtt {
+                qos: 1,
+                packet_id: 1,
+                dup: false,
+            },
+            received: Stamp {
+                wall_ms: 1_700_000_000_000,
+                mono_ms: 0,
+            },
+            payload,
+        };
+        let give_up = Instant::now() + PATIENCE;
+        while self.log.append(&record).is_err() {
+            assert!(Instant::now() < give_up, "the log takes no record");
+            std::thread::yield_now();
+        }
+    }
+
+    fn until_committed(&self, offset: u64) {
+        until("the committed offset", || {
+            self.log.committed() >= Offset::new(offset)
+        });
+    }
+
+    fn delivered(&self) -> u64 {
+        let topic = TopicLabel {
+            topic: TOPIC.to_owned(),
+        };
+        self.metrics.delivered.get_or_create_owned(&topic).get()
+    }
+
+    /// Reads `count` messages from the beginning of the topic; those of one key are in order.
+    fn read(&self, count: usize) -> Vec<Got> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.cluster.bootstrap_servers())
+            .set("group.id", "reader")
+            .set("enable.auto.commit", "false")
+            .set("fetch.wait.max.ms", "5")
+            .create()
+            .expect("a consumer");
+        let mut partitions = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            partitions
+                .add_partition_offset(TOPIC, partition, From::Beginning)
+                .expect("a partition");
+        }
+        consumer.assign(&partitions).expect("assigned");
+        let mut got = Vec::new();
+        until("messages at the far end", || {
+            if let Some(message) = consumer.poll(Duration::from_millis(20)) {
+                got.push(Got::of(&message.expect("a message")));
+            }
+            got.len() >= count
+        });
+        got
+    }
+}
+
+#[derive(Debug)]
+struct Got {
+    key: String,
+    value: String,
+    timestamp_ms: Option<i64>,
+    headers: BTreeMap<String, String>,
+}
+
+impl Got {
+    fn of(message: &impl Message<Headers = rdkafka::message::BorrowedHeaders>) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let headers = message.headers().map(|headers| {
+            headers
+                .iter()
+                .map(|header| {
+                    (
+                        header.key.to_owned(),
+                        text(header.value.unwrap_or_default()),
+                    )
+                })
+                .collect()
+        });
+        Self {
+            key: text(message.key().unwrap_or_default()),
+            value: text(message.payload().expect("never a null")),
+            timestamp_ms: message.timestamp().to_millis(),
+            headers: headers.unwrap_or_default(),
+        }
+    }
+}
+
+fn configuration(dir: &Path, brokers: &str, kafka: &str) -> Config {
+    let text = format!(
+        "[gateway]\nid = \"gw\"\ndata_dir = \"{}\"\n\
+         [sources.city]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1\"\n\
+         subscriptions = [{{ filter = \"#\" }}]\n\
+         [kafka]\nbrokers = [{}]\ntopic = \"{TOPIC}\"\n{kafka}\n",
+        dir.display(),
+        brokers
+            .split(',')
+            .map(|broker| format!("\"{broker}\""))
+            .collect::<Vec<_>>()
+            .join(","),
+    );
+    config::parse(&text, Path::new("test.toml")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < give_up, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Every number of `expected` is there once, in ascending order within its key.
+fn assert_once_and_in_order(got: &[Got], expected: impl Iterator<Item = u64>) {
+    let mut by_key: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for message in got {
+        let number = message
+            .value
+            .trim_end_matches('x')
+            .parse()
+            .expect("a number");
+        by_key.entry(&message.key).or_default().push(number);
+    }
+    for (key, numbers) in &by_key {
+        assert!(numbers.is_sorted(), "key {key} out of order: {numbers:?}");
+    }
+    let mut all: Vec<u64> = by_key.into_values().flatten().collect();
+    all.sort_unstable();
+    assert_eq!(all, expected.collect::<Vec<u64>>());
+}
+
+#[test]
+fn records_arrive_once_in_order_with_their_key_time_and_headers() {
+    let bench = Bench::new("");
+    bench.append(0, 2_000);
+    let running = bench.start();
+    bench.until_committed(2_000);
+    let got = bench.read(2_000);
+    assert_once_and_in_order(&got, 0..2_000);
+    let first = got.iter().find(|got| got.value == "0").expect("the first");
+    assert_eq!(first.key, "city/0");
+    assert_eq!(first.timestamp_ms, Some(1_700_000_000_000));
+    let id = format!("gw:{}:0", bench.log.identity());
+    assert_eq!(first.headers["ce_id"], id);
+    assert_eq!(first.headers["ce_subject"], "city/0");
+    assert_eq!(first.headers["ce_time"], "2023-11-14T22:13:20.000Z");
+    assert_eq!(bench.delivered(), 2_000);
+    assert_eq!(bench.metrics.kafka_connected.get(), 1);
+    running.drain();
+}
+
+#[test]
+fn order_survives_a_broker_that_is_away_for_a_while() {
+    let bench = Bench::new("");
+    let running = bench.start();
+    bench.append(0, 1_000);
+    bench.until_committed(1);
+    bench.cluster.broker_down(-1).expect("down");
+    bench.append(1_000, 3_000);
+    until("the outage to be noticed", || {
+        bench.metrics.kafka_connected.get() == 0
+    });
+    assert!(bench.log.committed() < Offset::new(3_000));
+    bench.cluster.broker_up(-1).expect("up");
+    bench.until_committed(3_000);
+    assert_once_and_in_order(&bench.read(3_000), 0..3_000);
+    running.drain();
+}
+
+#[test]
+fn order_survives_passing_errors_of_the_broker() {
+    let bench = Bench::new("");
+    bench.cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        ],
+    );
+    bench.append(0, 1_000);
+    let running = bench.start();
+    bench.until_committed(1_000);
+    assert_once_and_in_order(&bench.read(1_000), 0..1_000);
+    running.drain();
+}
+
+#[test]
+fn a_record_too_large_for_the_client_becomes_a_dead_letter_and_its_neighbours_go_on() {
+    let bench = Bench::new("properties = { \"message.max.bytes\" = \"2000\" }");
+    bench.append(0, 10);
+    bench.append_payload(10, format!("10{}", "x".repeat(5_000)).as_bytes());
+    bench.append(11, 20);
+    let running = bench.start();
+    bench.until_committed(20);
+    assert_once_and_in_order(&bench.read(19), (0..10).chain(11..20));
+    let letters = bench.dead_letters.letters.lock().expect("whole").clone();
+    assert_eq!(letters, [(10, "too_large".to_owned())]);
+    running.drain();
+}
+
+/// One partition, and time enough for one batch: the first refusal hits all of it, the second the
+/// first record that is sent alone.
+#[test]
+fn of_a_batch_that_the_broker_refuses_only_the_record_refused_alone_is_set_aside() {
+    let bench = Bench::new("key = \"one\"\nlinger = \"500 ms\"");
+    bench.append(0, 300);
+    bench.cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
+        ],
+    );
+    let running = bench.start();
+    bench.until_committed(300);
+    let letters = bench.dead_letters.letters.lock().expect("whole").clone();
+    assert_eq!(letters, [(0, "too_large".to_owned())]);
+    assert_once_and_in_order(&bench.read(299), 1..300);
+    running.drain();
+}
+
+/// What other partitions took before the refusal is not sent again, and what comes after the
+/// refused batch streams again.
+#[test]
+fn a_refusal_in_one_partition_neither_reorders_nor_repeats_anything() {
+    let bench = Bench::new("");
+    bench.append(0, 300);
+    bench.cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD],
+    );
+    let running = bench.start();
+    bench.append(300, 3_000);
+    bench.until_committed(3_000);
+    assert_once_and_in_order(&bench.read(3_000), 0..3_000);
+    assert_eq!(bench.delivered(), 3_000);
+    let letters = bench.dead_letters.letters.lock().expect("whole");
+    assert!(letters.is_empty(), "{letters:?}");
+    drop(letters);
+    running.drain();
+}
+
+#[test]
+fn a_topic_that_does_not_exist_is_waited_for() {
+    let bench = Bench::new("topic_wait = \"1 s\"");
+    bench
+        .cluster
+        .topic_error(
+            TOPIC,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        )
+        .expect("set");
+    bench.append(0, 100);
+    let running = bench.start();
+    bench.append(100, 200);
+    // Longer than `topic_wait`: the records have been refused for the topic's sake meanwhile.
+    let refused_at = Instant::now() + Duration::from_secs(3);
+    until("the topic to be given up once", || {
+        Instant::now() >= refused_at
+    });
+    assert_eq!(bench.log.committed(), Offset::ZERO);
+    bench
+        .cluster
+        .topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR)
+        .expect("set");
+    bench.until_committed(200);
+    assert_once_and_in_order(&bench.read(200), 0..200);
+    running.drain();
+}
+
+#[test]
+fn a_timestamp_that_is_refused_is_left_out() {
+    let bench = Bench::new("");
+    bench.append(0, 1);
+    bench.cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP,
+        ],
+    );
+    let running = bench.start();
+    bench.until_committed(1);
+    let got = bench.read(1);
+    assert!(got[0].timestamp_ms > Some(1_700_000_000_000));
+    assert!(bench.dead_letters.letters.lock().expect("whole").is_empty());
+    running.drain();
+}
+
+#[test]
+fn nothing_is_committed_that_kafka_has_not_reported() {
+    let bench = Bench::new("");
+    bench.cluster.broker_down(-1).expect("down");
+    bench.append(0, 500);
+    let running = bench.start_with_grace(Duration::from_millis(300));
+    running.drain();
+    assert_eq!(bench.log.committed(), Offset::ZERO);
+    bench.cluster.broker_up(-1).expect("up");
+    let running = bench.start();
+    bench.until_committed(500);
+    assert_once_and_in_order(&bench.read(500), 0..500);
+    running.drain();
+}
+
+#[test]
+fn draining_delivers_everything_that_is_synced() {
+    let bench = Bench::new("");
+    let running = bench.start();
+    bench.append(0, 5_000);
+    running.drain();
+    assert_eq!(bench.log.committed(), Offset::new(5_000));
+    assert_once_and_in_order(&bench.read(5_000), 0..5_000);
+}
+
+#[test]
+fn a_hole_in_the_log_becomes_a_gap_marker() {
+    let bench = Bench::with_log("", 1 << 20, true);
+    let payload = vec![b'x'; 10_000];
+    for number in 0..300 {
+        bench.append_payload(number, &payload);
+        let progress = bench.log.wait(Offset::new(number), PATIENCE);
+        assert!(progress.synced > Offset::new(number));
+    }
+    let running = bench.start();
+    bench.until_committed(300);
+    let got = bench.read(usize::try_from(bench.delivered()).expect("few"));
+    let marker = got
+        .iter()
+        .find(|got| got.headers["ce_type"] == "telemetry.gap")
+        .expect("a marker");
+    let value: serde_json::Value = serde_json::from_str(&marker.value).expect("JSON");
+    assert_eq!(value["first_offset"], 0);
+    let last = value["last_offset"].as_u64().expect("a number");
+    assert_eq!(value["records"], last + 1);
+    assert!(marker.headers["ce_id"].ends_with(&format!(":0-{last}")));
+    assert_eq!(bench.delivered(), 300 - (last + 1) + 1);
+    running.drain();
+}
