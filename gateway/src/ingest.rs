@@ -38,6 +38,12 @@ pub struct Committed(());
 pub struct NotCommitted;
 
 impl Ticket {
+    /// A ticket that no log gave out.
+    #[cfg(test)]
+    pub(crate) fn for_test(offset: Offset) -> Self {
+        Self { offset }
+    }
+
     /// The offset the record has in the log.
     #[must_use]
     pub fn offset(&self) -> Offset {
