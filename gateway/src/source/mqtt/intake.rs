@@ -287,16 +287,21 @@ impl Intake {
     /// service 1 and 2 again; otherwise that exists nowhere else.
     pub(super) fn reconnected(&mut self, session_present: bool) {
         if session_present {
-            self.held.retain(|held| held.qos == 0);
+            self.leave_to_broker();
         }
         for held in &mut self.held {
             held.ack = None;
         }
-        self.held_bytes = self.held.iter().map(|h| h.inbound().held_bytes()).sum();
         self.mode = match self.held.is_empty() {
             true => Mode::Flowing,
             false => Mode::Holding,
         };
+    }
+
+    /// Forgets what is held and will come again.
+    pub(super) fn leave_to_broker(&mut self) {
+        self.held.retain(|held| held.qos == 0);
+        self.held_bytes = self.held.iter().map(|h| h.inbound().held_bytes()).sum();
     }
 
     /// The source stops: forgets what is held, and returns how much of it will not come again.

@@ -124,7 +124,9 @@ impl MqttSource {
             Some(Ok(connection)) => match self.serve(connection).await? {
                 Ended::Stopped => return Ok(Next::Stop),
                 Ended::MadeRoom => {
+                    // At once: each such round has brought some megabytes into the log.
                     info!(source = %self.name, "the log has room again: reconnecting");
+                    return Ok(Next::Connect);
                 }
                 Ended::Lost(error) => self.report(&error),
             },

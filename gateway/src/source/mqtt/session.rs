@@ -38,6 +38,7 @@ pub(super) struct Session {
     acks: Acks,
     intake: Intake,
     unreleased: Unreleased,
+    is_connected: bool,
     /// The broker should have a session of ours.
     is_expected: bool,
     /// The broker keeps sessions while we are away.
@@ -60,6 +61,7 @@ impl Session {
             acks: Acks::default(),
             intake: Intake::new(HELD_BYTES_MAX),
             unreleased: Unreleased::default(),
+            is_connected: false,
             is_expected: context.recovered.mqtt_session_expected,
             is_kept: config.protocol == MqttProtocol::V311 || !config.session_expiry.is_zero(),
             out: BytesMut::new(),
@@ -73,10 +75,12 @@ impl Session {
             self.note_lost_session();
         }
         self.is_expected = true;
+        self.is_connected = true;
     }
 
     /// The connection has ended: what was owed on it is owed no more.
     pub(super) fn disconnected(&mut self) {
+        self.is_connected = false;
         self.acks.forget();
         self.unreleased.forget();
         self.out.clear();
@@ -249,12 +253,15 @@ impl Session {
         self.wire.complete(packet_id, &mut self.out);
     }
 
-    /// Looks how far the log is: appends what is held, acknowledges what is durable.
+    /// Looks how far the log is: appends what is held, acknowledges what is durable. Between two
+    /// connections nothing is appended: the next one tells what of it the broker sends again.
     ///
     /// # Errors
     /// [`SourceError::LogFailed`] if it is poisoned or closed.
     pub(super) async fn progressed(&mut self) -> Result<(), SourceError> {
-        self.append_held().await?;
+        if self.is_connected {
+            self.append_held().await?;
+        }
         self.settle()
     }
 
@@ -330,7 +337,11 @@ impl Session {
 
     /// The source stops: appends what is held if there is room, and forgets the rest.
     pub(super) async fn stop_taking(&mut self) -> Result<(), SourceError> {
-        self.progressed().await?;
+        if !self.is_connected {
+            self.intake.leave_to_broker();
+        }
+        self.append_held().await?;
+        self.settle()?;
         let lost = self.intake.abandon();
         if lost > 0 {
             self.metrics.dropped("buffer_full", lost);
