@@ -159,6 +159,22 @@ pub(super) const SUBSCRIBE_PACKET_ID: u16 = 1;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_packet_makes_a_decoder_panic(
+            first_byte in prop_oneof![
+                Just(0x20), Just(0x90), Just(0x62), Just(0xD0), Just(0xE0), any::<u8>()],
+            body in proptest::collection::vec(prop_oneof![any::<u8>(), 0u8..45], 0..40),
+        ) {
+            let length = u8::try_from(body.len()).unwrap();
+            let packet = [&[first_byte, length][..], &body].concat();
+            for protocol in [MqttProtocol::V311, MqttProtocol::V5] {
+                let _ = Wire(protocol).control(&packet);
+            }
+        }
+    }
 
     #[test]
     fn packets_without_content_read_back_as_themselves_in_both_versions() {

@@ -15,7 +15,7 @@ use super::publish::Publish;
 use super::unreleased::{Seen, Unreleased};
 use crate::clock;
 use crate::commit_log::{Condition, Progress};
-use crate::config::{Mqtt, MqttProtocol};
+use crate::config::Mqtt;
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::ingest::{Ingest, NotCommitted};
 use crate::metrics::SourceMetrics;
@@ -41,8 +41,6 @@ pub(super) struct Session {
     is_connected: bool,
     /// The broker should have a session of ours.
     is_expected: bool,
-    /// The broker keeps sessions while we are away.
-    is_kept: bool,
     /// Bytes for the broker, of the present connection.
     pub(super) out: BytesMut,
 }
@@ -63,15 +61,15 @@ impl Session {
             unreleased: Unreleased::default(),
             is_connected: false,
             is_expected: context.recovered.mqtt_session_expected,
-            is_kept: config.protocol == MqttProtocol::V311 || !config.session_expiry.is_zero(),
             out: BytesMut::new(),
         }
     }
 
-    /// The broker has accepted a new connection.
+    /// The broker has accepted a new connection. (With `session_expiry = 0` each one but the first
+    /// has lost the session: that is a gap all the same.)
     pub(super) fn connected(&mut self, session_present: bool) {
         self.intake.reconnected(session_present);
-        if !session_present && self.is_expected && self.is_kept {
+        if !session_present && self.is_expected {
             self.note_lost_session();
         }
         self.is_expected = true;
