@@ -235,8 +235,16 @@ impl Intake {
         }
     }
 
-    /// Holds what must not be lost and is small: the note of a gap. Whatever the bound.
+    /// Holds what must not be lost and is small: the note of a gap. Whatever the bound; but two in a
+    /// row are one gap of unknown size.
     pub(super) fn hold_note(&mut self, note: &Inbound<'_>) {
+        if self
+            .held
+            .back()
+            .is_some_and(|last| last.kind == PayloadKind::Gap)
+        {
+            return;
+        }
         self.push(note);
         if self.mode == Mode::Flowing {
             self.mode = Mode::Holding;
@@ -412,6 +420,17 @@ mod tests {
         assert!(intake.may_set_aside(0));
         assert!(!intake.may_set_aside(2));
         assert_eq!(intake.mode(), Mode::Discarding);
+    }
+
+    #[test]
+    fn a_broker_that_loses_session_after_session_does_not_grow_memory() {
+        let mut intake = Intake::new(HELD_BYTES_MAX);
+        let mut note = inbound(0, 0, b"note");
+        note.kind = PayloadKind::Gap;
+        for _ in 0..3 {
+            intake.hold_note(&note);
+        }
+        assert_eq!(intake.held.len(), 1);
     }
 
     #[derive(Clone, Debug)]
