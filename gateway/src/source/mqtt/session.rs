@@ -213,7 +213,7 @@ impl Session {
         }
         let subject = String::from_utf8_lossy(publish.topic);
         self.taken(publish);
-        self.store(&DeadLetter {
+        let letter = DeadLetter {
             source: &self.source,
             subject: &subject,
             reason: refusal.reason,
@@ -223,12 +223,10 @@ impl Session {
             payload_bytes: publish.payload_bytes,
             payload: head(publish.payload),
             received,
-        })
-        .await
-        .map(|proof| {
-            self.acks
-                .push_set_aside(proof, Ack::of(publish.qos, publish.packet_id));
-        })?;
+        };
+        let proof = self.store(&letter).await?;
+        let ack = Ack::of(publish.qos, publish.packet_id);
+        self.acks.push_set_aside(proof, ack);
         self.settle()
     }
 
