@@ -8,10 +8,10 @@
 //! ```
 //!
 //! # Layout
-//! - [`connection`]: the only I/O; [`transport`]: TCP and TLS, and all errors of a connection
-//! - [`framing`], [`publish`], [`packet`] with [`v311`] and [`v5`]: bytes to packets and back
-//! - [`session`]: what is done with them; [`acks`]: what is owed; [`intake`]: a full log;
-//!   [`unreleased`]: quality of service 2; [`backoff`]: when to connect again
+//! - `connection`: the only I/O; `transport`: TCP and TLS, and all errors of a connection
+//! - `framing`, `publish`, `packet` with `v311` and `v5`: bytes to packets and back
+//! - `session`: what is done with them; `acks`: what is owed; `intake`: a full log;
+//!   `unreleased`: quality of service 2; `backoff`: when to connect again
 //!
 //! # Why rumqttc's codec without its event loop
 //! The event loop (0.25) was read for this, and each of these would have needed a way around it:
@@ -36,7 +36,7 @@
 //! - *Crash, power cut*: what was not acknowledged is sent again, with DUP.
 //! - *Broker away*: connects again for ever, 250 ms to 30 s apart. A session that is gone then is a
 //!   gap of unknown size.
-//! - *Log full*: see [`intake`]. *Log failed*: no acknowledgement; [`SourceError::LogFailed`].
+//! - *Log full*: see `intake`. *Log failed*: no acknowledgement; [`SourceError::LogFailed`].
 //! - *A publish that cannot become a record* (too large, a topic that is not UTF-8): a dead letter,
 //!   then acknowledged. While it is stored (one sync) nothing else happens on the connection.
 //!
