@@ -38,9 +38,9 @@ pub struct Committed(());
 pub struct NotCommitted;
 
 impl Ticket {
-    /// A ticket without a log behind it.
+    /// A ticket that no log gave out.
     #[cfg(test)]
-    pub(crate) fn at(offset: Offset) -> Self {
+    pub(crate) fn for_test(offset: Offset) -> Self {
         Self { offset }
     }
 

@@ -1,0 +1,390 @@
+//! What the source does with the broker's packets: everything but the connection.
+//!
+//! A session outlives its connections, as it does at the broker. It appends publishes to the log,
+//! sets aside what cannot become a record, keeps account of what is owed to the broker, and writes
+//! answers to [`Session::out`], which the connection sends.
+
+use bytes::BytesMut;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::acks::{Ack, Acks, SetAside};
+use super::intake::{HELD_BYTES_MAX, Inbound, Intake, LogClosed, Mode, Offered, Retried};
+use super::packet::Wire;
+use super::publish::Publish;
+use super::unreleased::{Seen, Unreleased};
+use crate::clock;
+use crate::commit_log::{Condition, Progress};
+use crate::config::Mqtt;
+use crate::dead_letters::{DeadLetter, DeadLetters};
+use crate::ingest::{Ingest, NotCommitted};
+use crate::metrics::SourceMetrics;
+use crate::record::{GapNote, PayloadKind, SourceName, Stamp};
+use crate::source::{SourceContext, SourceError};
+
+/// How much of the payload a dead letter keeps.
+const DEAD_LETTER_BYTES_MAX: usize = 64 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session {
+    source: SourceName,
+    ingest: Ingest,
+    progress: watch::Receiver<Progress>,
+    dead_letters: DeadLetters,
+    metrics: SourceMetrics,
+    payload_bytes_max: u64,
+    wire: Wire,
+    acks: Acks,
+    intake: Intake,
+    unreleased: Unreleased,
+    is_connected: bool,
+    /// The broker should have a session of ours.
+    is_expected: bool,
+    /// Bytes for the broker, of the present connection.
+    pub(super) out: BytesMut,
+}
+
+impl Session {
+    /// A session that has no connection yet.
+    pub(super) fn new(config: &Mqtt, context: &SourceContext) -> Self {
+        Self {
+            source: context.name.clone(),
+            ingest: context.ingest.clone(),
+            progress: context.ingest.progress(),
+            dead_letters: context.dead_letters.clone(),
+            metrics: context.metrics.clone(),
+            payload_bytes_max: config.payload_bytes_max as u64,
+            wire: Wire(config.protocol),
+            acks: Acks::default(),
+            intake: Intake::new(HELD_BYTES_MAX),
+            unreleased: Unreleased::default(),
+            is_connected: false,
+            is_expected: context.recovered.mqtt_session_expected,
+            out: BytesMut::new(),
+        }
+    }
+
+    /// The broker has accepted a new connection. (With `session_expiry = 0` each one but the first
+    /// has lost the session: that is a gap all the same.)
+    pub(super) fn connected(&mut self, session_present: bool) {
+        self.intake.reconnected(session_present);
+        if !session_present && self.is_expected {
+            self.note_lost_session();
+        }
+        self.is_expected = true;
+        self.is_connected = true;
+    }
+
+    /// The connection has ended: what was owed on it is owed no more.
+    pub(super) fn disconnected(&mut self) {
+        self.is_connected = false;
+        self.acks.forget();
+        self.unreleased.forget();
+        self.out.clear();
+    }
+
+    /// A gap of unknown size takes its place in the log behind what was received before it.
+    fn note_lost_session(&mut self) {
+        warn!(source = %self.source, "the broker has lost the session: messages may be missing");
+        let note = GapNote {
+            reason: "mqtt_session_lost".to_owned(),
+            records: None,
+        };
+        let payload = serde_cbor::to_vec(&note).expect("a gap note is plain data");
+        let subject = self.source.clone();
+        self.intake.hold_note(&Inbound {
+            kind: PayloadKind::Gap,
+            qos: 0,
+            dup: false,
+            packet_id: 0,
+            subject: subject.as_str(),
+            payload: &payload,
+            received: clock::now(),
+        });
+    }
+
+    /// Takes a publish.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the log, or that of the dead letters, has failed.
+    pub(super) async fn publish(
+        &mut self,
+        publish: &Publish<'_>,
+        received: Stamp,
+    ) -> Result<(), SourceError> {
+        if publish.qos == 2 && self.is_repeated(publish) {
+            return Ok(());
+        }
+        let subject = match self.subject(publish) {
+            Ok(subject) => subject,
+            Err(refusal) => return self.set_aside(publish, &refusal, received).await,
+        };
+        let inbound = Inbound {
+            kind: PayloadKind::Opaque,
+            qos: publish.qos,
+            dup: publish.dup,
+            packet_id: publish.packet_id,
+            subject,
+            payload: publish.payload,
+            received,
+        };
+        let before = self.intake.mode();
+        let (ingest, source) = (&self.ingest, &self.source);
+        let offered = self
+            .intake
+            .offer(&inbound, |i| ingest.try_append(&i.record(source)))
+            .map_err(|LogClosed| self.log_failed())?;
+        match offered {
+            Offered::Appended(ticket) => {
+                self.acks
+                    .push(ticket, Ack::of(publish.qos, publish.packet_id));
+                self.taken(publish);
+            }
+            Offered::Held => self.taken(publish),
+            Offered::Dropped => {
+                self.metrics.received.inc();
+                self.metrics.dropped("buffer_full", 1);
+            }
+            Offered::Discarded => {}
+            Offered::TooLarge => {
+                let refusal = Refusal::too_large("it does not fit a segment of the log".to_owned());
+                return self.set_aside(publish, &refusal, received).await;
+            }
+        }
+        self.report_mode(before);
+        Ok(())
+    }
+
+    fn taken(&mut self, publish: &Publish<'_>) {
+        self.metrics.received.inc();
+        if publish.qos == 2 {
+            self.unreleased.taken(publish.packet_id);
+        }
+    }
+
+    /// A publish at quality of service 2 that is there already: counted, and answered if it can be.
+    fn is_repeated(&mut self, publish: &Publish<'_>) -> bool {
+        match self.unreleased.look_up(publish.packet_id, publish.dup) {
+            Seen::New => return false,
+            Seen::Waiting => {}
+            Seen::Recorded(proof) => {
+                let packet_id = publish.packet_id;
+                let ack = Ack::Pubrec { packet_id };
+                self.wire.acknowledge(ack, proof, &mut self.out);
+            }
+        }
+        self.metrics.duplicates.inc();
+        true
+    }
+
+    /// The topic, if the publish can become a record.
+    fn subject<'a>(&self, publish: &Publish<'a>) -> Result<&'a str, Refusal> {
+        if publish.topic.is_empty() {
+            return Err(Refusal {
+                reason: "topic_missing",
+                detail: "the broker used a topic alias, which it was not allowed".to_owned(),
+            });
+        }
+        let topic = std::str::from_utf8(publish.topic).map_err(|error| Refusal {
+            reason: "topic_not_utf8",
+            detail: error.to_string(),
+        })?;
+        if publish.payload_bytes > self.payload_bytes_max {
+            let limit = self.payload_bytes_max;
+            return Err(Refusal::too_large(format!("payload_bytes_max is {limit}")));
+        }
+        if publish.payload.len() as u64 != publish.payload_bytes {
+            return Err(Refusal::too_large("its properties are".to_owned()));
+        }
+        Ok(topic)
+    }
+
+    async fn set_aside(
+        &mut self,
+        publish: &Publish<'_>,
+        refusal: &Refusal,
+        received: Stamp,
+    ) -> Result<(), SourceError> {
+        let before = self.intake.mode();
+        if !self.intake.may_set_aside(publish.qos) {
+            self.report_mode(before);
+            return Ok(());
+        }
+        let subject = String::from_utf8_lossy(publish.topic);
+        self.taken(publish);
+        let letter = DeadLetter {
+            source: &self.source,
+            subject: &subject,
+            reason: refusal.reason,
+            detail: &refusal.detail,
+            topic: None,
+            offset: None,
+            payload_bytes: publish.payload_bytes,
+            payload: head(publish.payload),
+            received,
+        };
+        let proof = self.store(&letter).await?;
+        let ack = Ack::of(publish.qos, publish.packet_id);
+        self.acks.push_set_aside(proof, ack);
+        self.settle()
+    }
+
+    async fn store(&self, letter: &DeadLetter<'_>) -> Result<SetAside, SourceError> {
+        warn!(
+            source = %self.source,
+            topic = letter.subject,
+            reason = letter.reason,
+            payload_bytes = letter.payload_bytes,
+            "publish set aside as a dead letter: {}", letter.detail
+        );
+        SetAside::store(&self.dead_letters, letter)
+            .await
+            .map_err(|_not_stored| self.log_failed())
+    }
+
+    /// PUBREL came: the broker has forgotten the publish and its identifier is free again.
+    pub(super) fn released(&mut self, packet_id: u16) {
+        self.unreleased.released(packet_id);
+        self.wire.complete(packet_id, &mut self.out);
+    }
+
+    /// Looks how far the log is: appends what is held, acknowledges what is durable. Between two
+    /// connections nothing is appended: the next one tells what of it the broker sends again.
+    ///
+    /// # Errors
+    /// [`SourceError::LogFailed`] if it is poisoned or closed.
+    pub(super) async fn progressed(&mut self) -> Result<(), SourceError> {
+        if self.is_connected {
+            self.append_held().await?;
+        }
+        self.settle()
+    }
+
+    async fn append_held(&mut self) -> Result<(), SourceError> {
+        let before = self.intake.mode();
+        loop {
+            let (ingest, source) = (&self.ingest, &self.source);
+            let retried = self
+                .intake
+                .retry(|i| ingest.try_append(&i.record(source)))
+                .map_err(|LogClosed| self.log_failed())?;
+            match retried {
+                Retried::Appended(ticket, ack) => self.acks.push(ticket, ack),
+                Retried::TooLarge(held) => {
+                    let inbound = held.inbound();
+                    let proof = self
+                        .store(&DeadLetter {
+                            source: &self.source,
+                            subject: inbound.subject,
+                            reason: Refusal::TOO_LARGE,
+                            detail: "it does not fit a segment of the log",
+                            topic: None,
+                            offset: None,
+                            payload_bytes: inbound.payload.len() as u64,
+                            payload: head(inbound.payload),
+                            received: inbound.received,
+                        })
+                        .await?;
+                    self.acks.push_set_aside(proof, held.ack());
+                }
+                Retried::Full | Retried::Empty => break,
+            }
+        }
+        self.report_mode(before);
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), SourceError> {
+        let progress = *self.progress.borrow();
+        let Self {
+            acks,
+            wire,
+            out,
+            unreleased,
+            ..
+        } = self;
+        let committed = acks
+            .settle(&progress, |ack, proof| {
+                if let Ack::Pubrec { packet_id } = ack {
+                    unreleased.recorded(packet_id, proof);
+                }
+                wire.acknowledge(ack, proof, out);
+            })
+            .map_err(|NotCommitted| self.log_failed())?;
+        self.metrics.committed.inc_by(committed);
+        match progress.condition {
+            Condition::Running | Condition::Full => Ok(()),
+            Condition::Poisoned | Condition::Closed => Err(self.log_failed()),
+        }
+    }
+
+    /// Publishes were discarded, and the log has room again: only a new connection brings them.
+    pub(super) fn wants_reconnect(&self) -> bool {
+        self.intake.wants_reconnect()
+            && self.acks.is_empty()
+            && self.progress.borrow().condition == Condition::Running
+    }
+
+    /// Nothing is owed to the broker.
+    pub(super) fn is_settled(&self) -> bool {
+        self.acks.is_empty()
+    }
+
+    /// The source stops: appends what is held if there is room, and forgets the rest.
+    pub(super) async fn stop_taking(&mut self) -> Result<(), SourceError> {
+        if !self.is_connected {
+            self.intake.leave_to_broker();
+        }
+        self.append_held().await?;
+        self.settle()?;
+        let lost = self.intake.abandon();
+        if lost > 0 {
+            self.metrics.dropped("buffer_full", lost);
+        }
+        Ok(())
+    }
+
+    fn report_mode(&self, before: Mode) {
+        let mode = self.intake.mode();
+        if mode == before {
+            return;
+        }
+        match mode {
+            Mode::Flowing => debug!(source = %self.source, "the log takes publishes again"),
+            Mode::Holding => debug!(source = %self.source, "the log is full, publishes are held"),
+            Mode::Discarding => warn!(
+                source = %self.source,
+                "the log is full: publishes are left to the broker until there is room"
+            ),
+        }
+    }
+
+    fn log_failed(&self) -> SourceError {
+        SourceError::LogFailed {
+            source_name: self.source.clone(),
+        }
+    }
+}
+
+/// Why a publish cannot become a record.
+#[derive(Debug)]
+struct Refusal {
+    reason: &'static str,
+    detail: String,
+}
+
+impl Refusal {
+    const TOO_LARGE: &'static str = "too_large";
+
+    fn too_large(detail: String) -> Self {
+        Self {
+            reason: Self::TOO_LARGE,
+            detail,
+        }
+    }
+}
+
+fn head(payload: &[u8]) -> &[u8] {
+    &payload[..payload.len().min(DEAD_LETTER_BYTES_MAX)]
+}

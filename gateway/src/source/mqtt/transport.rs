@@ -1,0 +1,162 @@
+//! The byte stream to the broker: TCP, or TLS over it.
+//!
+//! Certificates, key and password are read at every attempt, so that renewed ones are used without
+//! a restart.
+
+use std::path::{Path, PathBuf};
+
+use native_tls::{Certificate, Identity};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::packet::{EncodeError, WireError};
+use crate::config::{Mqtt, MqttTls};
+
+/// A connection's two directions.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// Why there is no connection, or no more. Each one is transient: the source tries again for ever,
+/// since brokers, networks and files get repaired.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    /// No TCP connection.
+    #[error("cannot connect to {host}:{port}")]
+    Connect {
+        /// Host name or address.
+        host: String,
+        /// Port.
+        port: u16,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No answer in time.
+    #[error("no connection within {seconds} s")]
+    ConnectTimeout {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A password or TLS file cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The content of a TLS file is no good.
+    #[error("cannot use {}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What OpenSSL said.
+        #[source]
+        source: native_tls::Error,
+    },
+    /// No TLS session.
+    #[error("TLS handshake failed")]
+    Tls(#[source] native_tls::Error),
+    /// CONNACK with an error.
+    #[error("the broker refused the connection: {reason}")]
+    Refused {
+        /// Its return code.
+        reason: String,
+    },
+    /// Another packet where CONNACK was due, or CONNACK where none was.
+    #[error("the broker sent an unexpected packet {when}")]
+    OutOfPlace {
+        /// Before or after CONNACK.
+        when: &'static str,
+    },
+    /// A packet that makes no sense.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A packet of ours that cannot be written.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// Reading or writing failed.
+    #[error("connection lost")]
+    Lost(#[source] std::io::Error),
+    /// The broker closed the connection.
+    #[error("the broker closed the connection")]
+    Closed,
+    /// The broker sent DISCONNECT.
+    #[error("the broker disconnected us: {reason}")]
+    Disconnected {
+        /// Its reason code.
+        reason: String,
+    },
+    /// No byte in one and a half keep-alive intervals, though we asked.
+    #[error("the broker is silent")]
+    Silent,
+}
+
+/// Opens the byte stream.
+pub(super) async fn open(config: &Mqtt) -> Result<Box<dyn Duplex>, ConnectionError> {
+    let failed = |source| ConnectionError::Connect {
+        host: config.host.clone(),
+        port: config.port,
+        source,
+    };
+    let tcp = TcpStream::connect((config.host.as_str(), config.port))
+        .await
+        .map_err(failed)?;
+    // Acknowledgements are written in one go per group commit: nothing to coalesce.
+    tcp.set_nodelay(true).map_err(failed)?;
+    match &config.tls {
+        None => Ok(Box::new(tcp)),
+        Some(tls) => {
+            let connector = tokio_native_tls::TlsConnector::from(connector(tls).await?);
+            let stream = connector.connect(&config.host, tcp).await;
+            Ok(Box::new(stream.map_err(ConnectionError::Tls)?))
+        }
+    }
+}
+
+async fn connector(tls: &MqttTls) -> Result<native_tls::TlsConnector, ConnectionError> {
+    let mut builder = native_tls::TlsConnector::builder();
+    if let Some(path) = &tls.ca_file {
+        // With a CA of its own, a plant's broker is not vouched for by any public one.
+        builder.disable_built_in_roots(true);
+        let unusable = unusable(path);
+        for certificate in Certificate::stack_from_pem(&read(path).await?).map_err(unusable)? {
+            builder.add_root_certificate(certificate);
+        }
+    }
+    if let (Some(cert), Some(key)) = (&tls.cert_file, &tls.key_file) {
+        let identity = Identity::from_pkcs8(&read(cert).await?, &read(key).await?);
+        builder.identity(identity.map_err(unusable(cert))?);
+    }
+    builder.build().map_err(ConnectionError::Tls)
+}
+
+fn unusable(path: &Path) -> impl FnOnce(native_tls::Error) -> ConnectionError {
+    let path = path.to_owned();
+    move |source| ConnectionError::Certificate { path, source }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, ConnectionError> {
+    tokio::fs::read(path)
+        .await
+        .map_err(|source| ConnectionError::File {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+/// The password: the file's content less one line end.
+pub(super) async fn password(config: &Mqtt) -> Result<Option<String>, ConnectionError> {
+    let Some(path) = &config.password_file else {
+        return Ok(None);
+    };
+    let text = tokio::fs::read_to_string(path)
+        .await
+        .map_err(|source| ConnectionError::File {
+            path: path.clone(),
+            source,
+        })?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(Some(line.strip_suffix('\r').unwrap_or(line).to_owned()))
+}
