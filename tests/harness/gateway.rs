@@ -150,7 +150,7 @@ impl Gateway {
         });
     }
 
-    /// Kills it (SIGKILL) and starts it again on the same data; returns at once.
+    /// Starts it again on the same data, killed (SIGKILL) first if it runs; returns at once.
     ///
     /// # Panics
     /// If it cannot be killed or started.
@@ -213,10 +213,12 @@ impl Gateway {
     /// Waits until a metric has reached `least`.
     ///
     /// # Panics
-    /// If it has not `within` that time.
-    pub fn wait_metric(&self, name: &str, labels: &[(&str, &str)], least: f64, within: Duration) {
+    /// If it has not `within` that time, or the gateway ends.
+    pub fn wait_metric(&mut self, name: &str, labels: &[(&str, &str)], least: f64, within: Duration) {
         let what = format!("{name}{labels:?} of at least {least}");
         wait::until(&what, within, || {
+            let ended = self.process.ended();
+            assert!(ended.is_none(), "the gateway ended: {ended:?}");
             self.metric(name, labels)
                 .is_some_and(|value| value >= least)
         });

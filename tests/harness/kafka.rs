@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -94,6 +95,18 @@ impl Kafka {
     #[must_use]
     pub fn bootstrap_secure(&self) -> String {
         format!("localhost:{}", self.secure_port)
+    }
+
+    /// Creates a topic of a name that no other test has, and returns the name.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    #[must_use]
+    pub fn new_topic(&self, partitions: i32) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let topic = format!("telemetry-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.create_topic(&topic, partitions, &[]);
+        topic
     }
 
     /// Stops the broker: SIGTERM, SIGKILL if that does not help.

@@ -14,6 +14,7 @@
 //! | [`packet_gate`] | a TCP proxy that withholds chosen MQTT packets |
 //! | [`mqtt_client`] | an MQTT publisher for payloads that no sensor sends |
 //! | [`pty`] | a serial line that a test writes to byte by byte |
+//! | [`frame`] | frames of the shim link, whole and damaged |
 //! | [`gateway`], [`sim`] | the programs under test |
 //! | [`oracle`] | reads Kafka back: lost, duplicated, out of order |
 //! | [`certs`] | a certificate authority for one test |
@@ -24,6 +25,7 @@
 )]
 
 pub mod certs;
+pub mod frame;
 pub mod gateway;
 pub mod kafka;
 pub mod mock_kafka;
