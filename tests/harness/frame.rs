@@ -76,4 +76,18 @@ mod tests {
         let long = encode(&[9; 300]);
         assert_eq!((long[0], long[255], long.len()), (255, 47, 303));
     }
+
+    #[test]
+    fn a_frame_is_the_one_of_the_wire_contract() {
+        let frame = opaque(1, 2, &[0; 256]);
+        assert_eq!(frame.len(), 271);
+        assert_eq!(
+            frame[frame.len() - 6..],
+            [0x05, 0x8b, 0x5f, 0x7d, 0x6c, 0x00]
+        );
+        assert_eq!(
+            frame[..10],
+            [0x02, 0x12, 0x02, 0x01, 0x02, 0x02, 0x01, 0x01, 0x01, 0x01]
+        );
+    }
 }

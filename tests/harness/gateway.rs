@@ -214,7 +214,13 @@ impl Gateway {
     ///
     /// # Panics
     /// If it has not `within` that time, or the gateway ends.
-    pub fn wait_metric(&mut self, name: &str, labels: &[(&str, &str)], least: f64, within: Duration) {
+    pub fn wait_metric(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        least: f64,
+        within: Duration,
+    ) {
         let what = format!("{name}{labels:?} of at least {least}");
         wait::until(&what, within, || {
             let ended = self.process.ended();

@@ -64,6 +64,12 @@ impl PacketGate {
         Self { port, state }
     }
 
+    /// TCP port of the gate.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `mqtt://…` of the gate.
     #[must_use]
     pub fn url(&self) -> String {

@@ -13,6 +13,7 @@ use system_tests::mock_kafka::MockKafka;
 use system_tests::mosquitto::{Mosquitto, Options};
 use system_tests::mqtt_client::MqttClient;
 use system_tests::oracle::Oracle;
+use system_tests::packet_gate::{Held, PacketGate};
 use system_tests::{pty::Pty, turn, wait};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -205,4 +206,46 @@ fn a_pty_passes_all_bytes_unchanged() {
     assert_eq!(read.as_slice(), all);
     gateway_end.write_all(&[0, 3, 17, 255]).unwrap();
     assert_eq!(pty.receive(), [0, 3, 17, 255]);
+}
+
+/// Runs a client that has subscribed, until it receives what `wanted` accepts.
+fn receive(connection: &mut rumqttc::Connection, wanted: impl Fn(&rumqttc::Packet) -> bool) {
+    wait::until("an MQTT packet", SOON, || {
+        match connection.recv_timeout(Duration::from_millis(100)) {
+            Ok(Ok(rumqttc::Event::Incoming(packet))) => wanted(&packet),
+            Ok(Ok(rumqttc::Event::Outgoing(_)) | Err(_)) | Err(_) => false,
+        }
+    });
+}
+
+#[test]
+fn the_gate_withholds_pubrel_from_a_subscriber_until_it_is_opened() {
+    use rumqttc::{Client, MqttOptions, Packet, QoS};
+    let broker = Mosquitto::start();
+    let gate = PacketGate::before(broker.port(), Held::Pubrel);
+    let mut options = MqttOptions::new("subscriber", "127.0.0.1", gate.port());
+    options.set_clean_session(false);
+    let (client, mut connection) = Client::new(options, 10);
+    client.subscribe("t", QoS::ExactlyOnce).unwrap();
+    receive(&mut connection, |packet| {
+        matches!(packet, Packet::SubAck(_))
+    });
+    client.publish("t", QoS::ExactlyOnce, false, "x").unwrap();
+    receive(&mut connection, |packet| {
+        matches!(packet, Packet::Publish(_))
+    });
+    // Its own publish is complete: only the way from the broker is gated.
+    wait::until("a PUBREL withheld", SOON, || {
+        let _ = connection.recv_timeout(Duration::from_millis(50));
+        gate.held() == 1
+    });
+    gate.open();
+    client.disconnect().unwrap();
+    wait::until("the end of the connection", SOON, || {
+        let event = connection.recv_timeout(Duration::from_millis(100));
+        matches!(event, Ok(Err(_)))
+    });
+    receive(&mut connection, |packet| {
+        matches!(packet, Packet::PubRel(_))
+    });
 }
