@@ -55,10 +55,8 @@ fn a_broker_of_an_unknown_authority_is_not_connected_to() {
     let tls = format!("tls = {{ ca_file = \"{}\" }}", unknown.ca.display());
     let settings =
         Settings::new(&kafka.bootstrap(), &topic).mqtt("city", &broker.url(), ("#", 1), &tls);
-    let gateway = Gateway::start(&settings);
-    system_tests::wait::until("a refusal in the log", SOON, || {
-        gateway.log().contains("certificate")
-    });
+    let mut gateway = Gateway::start(&settings);
+    gateway.wait_log("certificate", SOON);
     assert_ne!(gateway.get("/ready").map(|(status, _)| status), Some(200));
 }
 

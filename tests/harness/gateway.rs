@@ -230,6 +230,31 @@ impl Gateway {
         });
     }
 
+    /// Waits until its log holds `text`.
+    ///
+    /// # Panics
+    /// If it does not `within` that time, or the gateway ends.
+    pub fn wait_log(&mut self, text: &str, within: Duration) {
+        wait::until(&format!("{text:?} in the log"), within, || {
+            let ended = self.process.ended();
+            assert!(ended.is_none(), "the gateway ended: {ended:?}");
+            self.log().contains(text)
+        });
+    }
+
+    /// What it has used since it was started.
+    ///
+    /// # Panics
+    /// If it doesn't run.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let read = |file: &str| {
+            let path = format!("/proc/{}/{file}", self.id());
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+        };
+        Usage::parse(&read("status"), &read("stat")).expect("the system's own format")
+    }
+
     /// Status and body of an HTTP answer; `None` where there is none.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
@@ -247,6 +272,35 @@ impl Gateway {
     }
 }
 
+/// What a process has used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Usage {
+    /// Most memory it ever had resident, in KiB.
+    pub rss_kib_max: u64,
+    /// Processor time in user and kernel mode.
+    pub cpu_seconds: f64,
+}
+
+impl Usage {
+    /// Linux counts in these towards user space, on every architecture we run on.
+    const TICKS_PER_SECOND: f64 = 100.0;
+
+    fn parse(status: &str, stat: &str) -> Option<Self> {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        // The name, in parentheses, may hold blanks; user and kernel time are the 12th and 13th
+        // fields behind it (proc(5): 14 and 15).
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut times = fields.split_whitespace().skip(11).map(str::parse::<f64>);
+        let ticks = times.next()?.ok()? + times.next()?.ok()?;
+        Some(Self {
+            rss_kib_max: line.split_whitespace().next()?.parse().ok()?,
+            cpu_seconds: ticks / Self::TICKS_PER_SECOND,
+        })
+    }
+}
+
 fn config_path(dir: &Path) -> PathBuf {
     dir.join("gateway.toml")
 }
@@ -254,7 +308,7 @@ fn config_path(dir: &Path) -> PathBuf {
 fn spawn(dir: &Path) -> Process {
     let mut command = Command::new(workspace_program("edge-gateway"));
     command.arg("run").arg("--config").arg(config_path(dir));
-    Process::start("edge-gateway", command, dir, None)
+    Process::start("edge-gateway", command, dir, Some(dir))
 }
 
 fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
@@ -287,5 +341,12 @@ mod tests {
         assert_eq!(sum(TEXT, "a_total", &[("source", "y")]), Some(3.0));
         assert_eq!(sum(TEXT, "b", &[]), Some(1.5));
         assert_eq!(sum(TEXT, "c", &[]), None);
+    }
+
+    #[test]
+    fn usage_is_read_from_what_linux_says() {
+        let stat = "7 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0";
+        let usage = Usage::parse("Name:\tx\nVmHWM:\t   2048 kB\n", stat).unwrap();
+        assert_eq!((usage.rss_kib_max, usage.cpu_seconds), (2048, 2.0));
     }
 }

@@ -41,7 +41,7 @@ impl Sim {
             .args(arguments.split_whitespace())
             .arg("--report")
             .arg(&report);
-        let process = Process::start("sensor-sim", command, dir.path(), None);
+        let process = Process::start("sensor-sim", command, dir.path(), Some(dir.path()));
         Self {
             process,
             report,
