@@ -1,1 +1,51 @@
-//! stub
+//! What the system tests and the demo are made of: real brokers and the real programs, each in a
+//! process, a directory and on ports of its own, and an oracle that counts what arrived.
+//!
+//! Everything here panics where it cannot do its work, with the evidence in the message: its callers
+//! are tests, and a test that goes on without its broker proves nothing. While a panic unwinds, the
+//! guards end the processes, print the ends of their logs and remove their directories; where the test
+//! itself is killed, a [`process`] watcher does so.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`kafka`] | Apache Kafka, a single KRaft node |
+//! | [`mock_kafka`] | librdkafka's mock cluster in a process of its own |
+//! | [`mosquitto`] | Debian's Mosquitto |
+//! | [`packet_gate`] | a TCP proxy that withholds chosen MQTT packets |
+//! | [`mqtt_client`] | an MQTT publisher for payloads that no sensor sends |
+//! | [`pty`] | a serial line that a test writes to byte by byte |
+//! | [`frame`] | frames of the shim link, whole and damaged |
+//! | [`gateway`], [`sim`] | the programs under test |
+//! | [`oracle`] | reads Kafka back: lost, duplicated, out of order |
+//! | [`certs`] | a certificate authority for one test |
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that fails says where")
+)]
+
+pub mod certs;
+pub mod frame;
+pub mod gateway;
+pub mod kafka;
+pub mod mock_kafka;
+pub mod mosquitto;
+pub mod mqtt_client;
+pub mod oracle;
+pub mod packet_gate;
+pub mod ports;
+pub mod process;
+pub mod pty;
+pub mod sim;
+pub mod tally;
+pub mod wait;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The turn of a heavy test: one at a time in a test binary, since they share two cores with their
+/// brokers. Held until the guard is dropped; a test that failed does not keep the others from theirs.
+pub fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}

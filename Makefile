@@ -1,0 +1,21 @@
+# setup   what building and testing need, Debian packages and Apache Kafka; quick the second time
+# build   everything, in the profile the tests use
+# test    unit, end-to-end and fault tests, against real Mosquitto and Apache Kafka
+# lint    format and clippy
+
+.PHONY: setup build test lint
+
+setup:
+	./tests/setup.sh
+
+build:
+	cargo build --workspace --bins
+
+# The system tests start the programs that `build` puts beside them. They share two cores with the
+# brokers, so each test binary runs its heavy tests one at a time by itself.
+test: setup build
+	cargo test --workspace
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings

@@ -1,0 +1,16 @@
+//! The main job on real brokers: what goes in by MQTT and serial lines comes out of Kafka, whole and
+//! in order.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod bad_input;
+mod load;
+mod mqtt;
+mod refusals;
+mod serial;
+mod tls;
+
+use std::time::Duration;
+
+/// For anything that takes seconds on an idle machine.
+const SOON: Duration = Duration::from_secs(90);

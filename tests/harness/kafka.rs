@@ -1,0 +1,325 @@
+//! Apache Kafka: a single KRaft node in a Java process, from the jars of `tests/kafka/pom.xml`.
+//!
+//! It always has a plain listener, for the oracle; what is under test may have a secured one beside
+//! it. Ports and data stay the same over [`Kafka::stop`] and [`Kafka::start_again`].
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::certs::Certs;
+use crate::process::{Process, temp_dir};
+use crate::{ports, wait};
+
+/// Start of the JVM and the controller's election take about 4 s; much longer beside other work.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// User and password of the SCRAM listener.
+pub const SCRAM_USER: &str = "gateway";
+/// See [`SCRAM_USER`].
+pub const SCRAM_PASSWORD: &str = "correct-horse";
+
+/// What the second listener asks of clients.
+#[derive(Clone, Copy, Debug)]
+pub enum Security<'a> {
+    /// There is none.
+    Plain,
+    /// TLS, with a client certificate of the same authority.
+    Tls(&'a Certs),
+    /// TLS, and SCRAM-SHA-256 or SCRAM-SHA-512 as [`SCRAM_USER`].
+    ScramTls(&'a Certs),
+}
+
+/// A broker.
+#[derive(Debug)]
+pub struct Kafka {
+    process: Option<Process>,
+    plain_port: u16,
+    secure_port: u16,
+    dir: TempDir,
+}
+
+/// The broker that tests share which do not disturb it. It ends with the test binary.
+pub fn shared() -> &'static Kafka {
+    static SHARED: OnceLock<Kafka> = OnceLock::new();
+    SHARED.get_or_init(Kafka::start)
+}
+
+impl Kafka {
+    /// Formats and starts a broker; returns once it answers.
+    ///
+    /// # Panics
+    /// If Java or the jars are missing, or it does not start.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(Security::Plain)
+    }
+
+    /// Like [`start`](Self::start), with a secured listener.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    #[must_use]
+    pub fn start_with(security: Security<'_>) -> Self {
+        let mut kafka = Self {
+            process: None,
+            plain_port: ports::free(),
+            secure_port: ports::free(),
+            dir: temp_dir(),
+        };
+        let properties = kafka.properties(security);
+        std::fs::write(kafka.properties_path(), properties).expect("a new directory is writable");
+        kafka.format(security);
+        kafka.start_again();
+        kafka
+    }
+
+    /// `host:port` of the plain listener.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.plain_port)
+    }
+
+    /// `host:port` of the secured listener; the name is the one in the server's certificate.
+    #[must_use]
+    pub fn bootstrap_secure(&self) -> String {
+        format!("localhost:{}", self.secure_port)
+    }
+
+    /// Creates a topic of a name that no other test has, and returns the name.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    #[must_use]
+    pub fn new_topic(&self, partitions: i32) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let topic = format!("telemetry-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.create_topic(&topic, partitions, &[]);
+        topic
+    }
+
+    /// Stops the broker: SIGTERM, SIGKILL if that does not help.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.stop(STOP_WITHIN);
+        }
+    }
+
+    /// Starts the broker with the data it has; returns once it answers.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_again(&mut self) {
+        let mut command = java("kafka.Kafka");
+        command.arg(self.properties_path());
+        let dir = self.dir.path();
+        self.process = Some(Process::start("kafka", command, dir, Some(dir)));
+        self.wait_ready();
+    }
+
+    /// Freezes the broker (SIGSTOP): connections stay open and nothing answers.
+    ///
+    /// # Panics
+    /// If it is stopped.
+    pub fn pause(&self) {
+        self.running().signal(Signal::STOP);
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    ///
+    /// # Panics
+    /// If it is stopped.
+    pub fn resume(&self) {
+        self.running().signal(Signal::CONT);
+    }
+
+    /// Creates a topic; returns once its partitions have leaders.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in config {
+            topic = topic.set(key, value);
+        }
+        let admin: AdminClient<DefaultClientContext> =
+            self.client_config().create().expect("valid");
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime without drivers starts");
+        let results = runtime
+            .block_on(admin.create_topics([&topic], &options))
+            .unwrap_or_else(|e| panic!("create topic {name}: {e}"));
+        for result in results {
+            result.unwrap_or_else(|(topic, code)| panic!("create topic {topic}: {code}"));
+        }
+        self.wait_for_leaders(name, partitions);
+    }
+
+    fn wait_for_leaders(&self, topic: &str, partitions: i32) {
+        let consumer: BaseConsumer = self.client_config().create().expect("valid");
+        let what = format!("leaders of {topic}");
+        wait::until(&what, Duration::from_secs(30), || {
+            let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(5));
+            metadata.is_ok_and(|m| {
+                let led = m.topics().iter().flat_map(|t| t.partitions());
+                led.filter(|p| p.leader() >= 0).count() == usize::try_from(partitions).unwrap_or(0)
+            })
+        });
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("Kafka runs")
+    }
+
+    fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.bootstrap());
+        config
+    }
+
+    fn wait_ready(&mut self) {
+        let mut config = self.client_config();
+        config.set("reconnect.backoff.max.ms", "200");
+        // Refused connections are what is waited through.
+        config.set("log_level", "2");
+        let consumer: BaseConsumer = config.create().expect("valid");
+        let process = self.process.as_mut().expect("just started");
+        wait::until("Kafka's first answer", READY_WITHIN, || {
+            let ended = process.ended();
+            assert!(ended.is_none(), "Kafka ended: {ended:?}");
+            let metadata = consumer.fetch_metadata(None, Duration::from_millis(500));
+            metadata.is_ok_and(|m| !m.brokers().is_empty())
+        });
+    }
+
+    fn format(&self, security: Security<'_>) {
+        let mut command = java("kafka.tools.StorageTool");
+        command
+            .args([
+                "format",
+                "--cluster-id",
+                "ZWRnZS1nYXRld2F5LXRlcw",
+                "--config",
+            ])
+            .arg(self.properties_path());
+        if matches!(security, Security::ScramTls(_)) {
+            for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+                let user = format!("{mechanism}=[name={SCRAM_USER},password={SCRAM_PASSWORD}]");
+                command.args(["--add-scram", &user]);
+            }
+        }
+        let mut process = Process::start("format", command, self.dir.path(), None);
+        let status = process.wait(READY_WITHIN);
+        assert!(status.success(), "format of Kafka's storage: {status}");
+    }
+
+    fn properties_path(&self) -> PathBuf {
+        self.dir.path().join("server.properties")
+    }
+
+    fn properties(&self, security: Security<'_>) -> String {
+        let controller = ports::free();
+        let plain = self.plain_port;
+        let data = self.dir.path().join("data");
+        let mut text = format!(
+            "process.roles=broker,controller\n\
+             node.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             controller.listener.names=CONTROLLER\n\
+             inter.broker.listener.name=PLAIN\n\
+             log.dirs={}\n\
+             auto.create.topics.enable=false\n\
+             num.network.threads=2\n\
+             num.io.threads=4\n\
+             background.threads=2\n\
+             offsets.topic.replication.factor=1\n\
+             offsets.topic.num.partitions=1\n\
+             transaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\n\
+             transaction.state.log.num.partitions=2\n\
+             group.initial.rebalance.delay.ms=0\n\
+             log.cleaner.dedupe.buffer.size=2097152\n",
+            data.display()
+        );
+        let (kind, secured) = match security {
+            Security::Plain => ("", String::new()),
+            Security::Tls(certs) => ("SSL", tls_properties(certs, "required")),
+            Security::ScramTls(certs) => (
+                "SASL_SSL",
+                tls_properties(certs, "none") + &scram_properties(),
+            ),
+        };
+        text.push_str(&secured);
+        let mut listeners = format!("PLAIN://127.0.0.1:{plain}");
+        let mut map = "PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
+        if !kind.is_empty() {
+            let _ = write!(listeners, ",SECURE://localhost:{}", self.secure_port);
+            let _ = write!(map, ",SECURE:{kind}");
+        }
+        let _ = write!(
+            text,
+            "listeners={listeners},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners={listeners}\n\
+             listener.security.protocol.map={map}\n"
+        );
+        text
+    }
+}
+
+fn tls_properties(certs: &Certs, client_auth: &str) -> String {
+    format!(
+        "ssl.keystore.type=PEM\n\
+         ssl.keystore.location={}\n\
+         ssl.truststore.type=PEM\n\
+         ssl.truststore.location={}\n\
+         ssl.client.auth={client_auth}\n",
+        certs.server.bundle.display(),
+        certs.ca.display(),
+    )
+}
+
+fn scram_properties() -> String {
+    let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+    format!(
+        "sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512\n\
+         listener.name.secure.scram-sha-256.sasl.jaas.config={login}\n\
+         listener.name.secure.scram-sha-512.sasl.jaas.config={login}\n"
+    )
+}
+
+/// A Java command with a small heap that starts fast.
+fn java(class: &str) -> Command {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the package lies in the workspace");
+    let cache = std::env::var_os("KAFKA_CACHE")
+        .map_or_else(|| workspace.join(".cache/kafka"), PathBuf::from);
+    assert!(
+        cache.join("stamp").is_file(),
+        "no Apache Kafka in {}: make setup",
+        cache.display()
+    );
+    let logging = workspace.join("tests/kafka/log4j2.xml");
+    let mut command = Command::new("java");
+    command
+        .args(["-Xms64m", "-Xmx320m", "-XX:+UseSerialGC"])
+        .args(["-XX:TieredStopAtLevel=1", "-Xshare:auto"])
+        .arg(format!("-Dlog4j2.configurationFile={}", logging.display()))
+        .arg("-cp")
+        .arg(cache.join("jars").join("*"))
+        .arg(class);
+    command
+}
