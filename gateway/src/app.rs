@@ -1,23 +1,361 @@
 //! Start, run and drain: the one place that spawns tasks and threads.
+//!
+//! ```text
+//! start   log and dead letters opened and locked → HTTP → forwarder thread → sources
+//! drain   sources stop, wait for the commit of what they took, acknowledge
+//!         → forwarder delivers for `shutdown_grace` → logs closed
+//! ```
+//!
+//! The log is opened before any source connects: a second gateway on the same directory must not
+//! take over the first one's MQTT sessions. A failed log ends the process with exit code 74, so
+//! that its supervisor acts; nothing falls back to memory.
 
-use crate::config::Config;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{EXIT_FAILURE, EXIT_STORAGE};
+use crate::commit_log::fs::RealFs;
+use crate::commit_log::{
+    CommitLog, CommitReport, Condition, Observer, OpenError, Opened, Options, Progress, Recovery,
+    StorageError,
+};
+use crate::config::{Config, Source, SourceKind, WhenFull};
+use crate::dead_letters::DeadLetters;
+use crate::forwarder::{self, ForwarderContext, ForwarderError};
+use crate::http::{self, Status};
+use crate::ingest::Ingest;
+use crate::metrics::{Metrics, SourceReason};
+use crate::record::Offset;
+use crate::source::{self, SourceContext, SourceError};
+use crate::state::GatewayState;
 
 /// Why the gateway ended by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum AppError {}
+pub enum AppError {
+    /// A log could not be opened.
+    #[error("cannot open the commit log")]
+    Open(#[source] OpenError),
+    /// The log failed while running.
+    #[error("the commit log failed; nothing unsynced was acknowledged")]
+    Log(#[source] Option<Arc<StorageError>>),
+    /// A source ended by itself.
+    #[error("a source failed")]
+    Source(#[from] SourceError),
+    /// The forwarder ended by itself.
+    #[error("the forwarder failed")]
+    Forwarder(#[from] ForwarderError),
+    /// A task or thread panicked.
+    #[error("{0} panicked; this is a bug of the gateway")]
+    Panicked(&'static str),
+    /// The HTTP address can't be had.
+    #[error("cannot listen on {address} ([http].listen)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system has no thread, timer or signal for us.
+    #[error("cannot start")]
+    Start(#[source] io::Error),
+}
 
 impl AppError {
     /// The process's exit code (DESIGN §5).
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        match *self {}
+        match self {
+            Self::Open(_) | Self::Log(_) | Self::Source(SourceError::LogFailed { .. }) => {
+                EXIT_STORAGE
+            }
+            Self::Forwarder(ForwarderError::DeadLetters(_) | ForwarderError::Read(_)) => {
+                EXIT_STORAGE
+            }
+            Self::Forwarder(ForwarderError::Producer(_))
+            | Self::Panicked(_)
+            | Self::Listen { .. }
+            | Self::Start(_) => EXIT_FAILURE,
+        }
     }
 }
 
-/// Runs the gateway until it is told to stop, then drains it.
+/// Tells metrics and sources what the log tells.
+#[derive(Debug)]
+struct LogObserver {
+    progress: watch::Sender<Progress>,
+    metrics: Arc<Metrics>,
+}
+
+impl Observer for LogObserver {
+    fn progress(&self, progress: Progress) {
+        let before = self.progress.send_replace(progress);
+        if before.condition != progress.condition {
+            match progress.condition {
+                Condition::Full => tracing::warn!("the buffer is full: sources wait"),
+                Condition::Running => tracing::info!("the buffer takes records again"),
+                Condition::Poisoned => tracing::error!("the commit log failed"),
+                Condition::Closed => {}
+            }
+        }
+    }
+
+    fn committed(&self, report: &CommitReport) {
+        self.metrics
+            .commit_duration
+            .observe(report.duration.as_secs_f64());
+    }
+
+    fn dropped(&self, source: &str, reason: &'static str, records: u64) {
+        tracing::error!(source, reason, records, "undelivered records were dropped");
+        let label = SourceReason {
+            source: source.to_owned(),
+            reason: reason.to_owned(),
+        };
+        self.metrics.dropped.get_or_create(&label).inc_by(records);
+    }
+}
+
+/// Runs the gateway until SIGTERM or SIGINT, then drains it.
 ///
 /// # Errors
 /// [`AppError`]
-pub fn run(_config: Config) -> Result<(), AppError> {
-    unimplemented!()
+pub fn run(config: Config) -> Result<(), AppError> {
+    let gateway = Gateway::open(config)?;
+    // Two workers: one may be busy with a burst of MQTT while the other answers a scrape.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(AppError::Start)?;
+    let ended = runtime.block_on(gateway.run());
+    runtime.shutdown_background();
+    ended
+}
+
+struct Gateway {
+    config: Arc<Config>,
+    log: CommitLog,
+    state: GatewayState,
+    progress: watch::Receiver<Progress>,
+    dead_letters: DeadLetters,
+    metrics: Arc<Metrics>,
+}
+
+impl Gateway {
+    fn open(config: Config) -> Result<Self, AppError> {
+        let mut metrics = Metrics::new();
+        let opening = Arc::new(watch::channel(Progress {
+            synced: Offset::ZERO,
+            condition: Condition::Running,
+        }));
+        let log_slot = metrics.observe_log(config.buffer.bytes_max);
+        let metrics = Arc::new(metrics);
+        let observer = LogObserver {
+            progress: opening.0.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let owner = format!(
+            "gateway {}, process {}",
+            config.gateway.id,
+            std::process::id()
+        );
+        let options = Options {
+            dir: log_dir(&config),
+            bytes_max: config.buffer.bytes_max,
+            segment_bytes: config.buffer.segment_bytes,
+            commit_interval: config.buffer.commit_interval,
+            drop_oldest: match config.buffer.when_full {
+                WhenFull::Block => false,
+                WhenFull::DropOldest => true,
+            },
+            owner: owner.clone(),
+        };
+        let state = GatewayState::default();
+        let opened = CommitLog::open(Arc::new(RealFs), options, Box::new(observer), state);
+        let Opened {
+            log,
+            state,
+            recovery,
+        } = opened.map_err(AppError::Open)?;
+        report(&recovery, &log);
+        log_slot.set(&log);
+        opening.0.send_replace(log.progress());
+        let dead_letters = DeadLetters::open(&config.gateway.data_dir, &owner, &metrics)
+            .map_err(AppError::Open)?;
+        let progress = opening.1.clone();
+        Ok(Self {
+            config: Arc::new(config),
+            log,
+            state,
+            progress,
+            dead_letters,
+            metrics,
+        })
+    }
+
+    async fn run(self) -> Result<(), AppError> {
+        let stop_sources = CancellationToken::new();
+        let stop_http = CancellationToken::new();
+        let stop_forwarder = Arc::new(AtomicBool::new(false));
+        let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Start)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Start)?;
+        let address = self.config.http.listen;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| AppError::Listen { address, source })?;
+        let (forwarder, mut forwarder_ended) = self.spawn_forwarder(&stop_forwarder)?;
+        let mut sources = JoinSet::new();
+        let ready = self.spawn_sources(&mut sources, &stop_sources);
+        let status = Arc::new(Status {
+            gateway_id: self.config.gateway.id.clone(),
+            log: self.log.clone(),
+            metrics: Arc::clone(&self.metrics),
+            ready,
+            started: Instant::now(),
+        });
+        tokio::spawn(http::serve(listener, status, stop_http.clone()));
+        tracing::info!(gateway = self.config.gateway.id, %address, "running");
+        let mut progress = self.progress.clone();
+        let ended = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            Some(ended) = sources.join_next() => source_ended(ended),
+            // The forwarder's result is taken from its thread below.
+            _ = &mut forwarder_ended => Ok(()),
+            () = failed(&mut progress) => Err(AppError::Log(self.log.failure())),
+        };
+        tracing::info!("draining");
+        stop_sources.cancel();
+        let mut outcome = ended;
+        while let Some(ended) = sources.join_next().await {
+            outcome = outcome.and(source_ended(ended));
+        }
+        stop_forwarder.store(true, Ordering::Relaxed);
+        let joined = tokio::task::spawn_blocking(move || forwarder.join());
+        let forwarded = match joined.await {
+            Ok(Ok(result)) => result.map_err(AppError::from),
+            Ok(Err(_)) | Err(_) => Err(AppError::Panicked("the forwarder")),
+        };
+        let (log, dead_letters) = (self.log.clone(), self.dead_letters.clone());
+        let closed = tokio::task::spawn_blocking(move || {
+            log.close();
+            dead_letters.close();
+        });
+        closed
+            .await
+            .map_err(|_| AppError::Panicked("closing the log"))?;
+        stop_http.cancel();
+        let stats = self.log.stats();
+        tracing::info!(undelivered = stats.undelivered, "stopped");
+        if self.log.failure().is_some() {
+            return Err(AppError::Log(self.log.failure()));
+        }
+        outcome.and(forwarded)
+    }
+
+    fn spawn_forwarder(&self, stop: &Arc<AtomicBool>) -> Result<ForwarderThread, AppError> {
+        let context = ForwarderContext {
+            log: self.log.clone(),
+            dead_letters: self.dead_letters.clone(),
+            metrics: Arc::clone(&self.metrics),
+            stop: Arc::clone(stop),
+        };
+        let config = Arc::clone(&self.config);
+        let (ended, forwarder_ended) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("forwarder".to_owned())
+            .spawn(move || {
+                // Dropped at the end, and by a panic too.
+                let _ended: tokio::sync::oneshot::Sender<()> = ended;
+                forwarder::run(&config, context, config.gateway.shutdown_grace)
+            });
+        Ok((thread.map_err(AppError::Start)?, forwarder_ended))
+    }
+
+    fn spawn_sources(
+        &self,
+        tasks: &mut JoinSet<Result<(), SourceError>>,
+        stop: &CancellationToken,
+    ) -> Vec<(String, watch::Receiver<bool>)> {
+        let mut readiness = Vec::new();
+        for Source { name, kind } in self.config.sources.clone() {
+            let (ready, ready_seen) = watch::channel(false);
+            readiness.push((name.to_string(), ready_seen));
+            let context = SourceContext {
+                ingest: Ingest::new(self.log.clone(), self.progress.clone()),
+                dead_letters: self.dead_letters.clone(),
+                metrics: self.metrics.source(&name),
+                recovered: self.state.source(&name),
+                name,
+                ready,
+                stop: stop.clone(),
+            };
+            match kind {
+                SourceKind::Serial(serial) => {
+                    tasks.spawn(source::serial::run(serial, context));
+                }
+                SourceKind::Mqtt(mqtt) => {
+                    tasks.spawn(source::mqtt::run(*mqtt, context));
+                }
+            }
+        }
+        readiness
+    }
+}
+
+type ForwarderThread = (
+    JoinHandle<Result<(), ForwarderError>>,
+    tokio::sync::oneshot::Receiver<()>,
+);
+
+fn log_dir(config: &Config) -> PathBuf {
+    config.gateway.data_dir.join("log")
+}
+
+fn report(recovery: &Recovery, log: &CommitLog) {
+    tracing::info!(
+        identity = log.identity(),
+        undelivered = recovery.undelivered,
+        cut_bytes = recovery.cut_bytes,
+        "commit log open"
+    );
+    for hole in &recovery.holes {
+        tracing::error!(first = %hole.first, last = %hole.last, "synced records are lost: corruption");
+    }
+    for name in &recovery.foreign {
+        tracing::warn!(
+            name,
+            "a file in the log's directory is none of the gateway's; left alone"
+        );
+    }
+}
+
+fn source_ended(
+    ended: Result<Result<(), SourceError>, tokio::task::JoinError>,
+) -> Result<(), AppError> {
+    match ended {
+        Ok(result) => result.map_err(AppError::from),
+        Err(_) => Err(AppError::Panicked("a source")),
+    }
+}
+
+/// Ready when the log has failed.
+async fn failed(progress: &mut watch::Receiver<Progress>) {
+    let poisoned = |now: &Progress| now.condition == Condition::Poisoned;
+    if progress.wait_for(poisoned).await.is_err() {
+        // The log's thread is gone without a word: as good as failed.
+        tracing::error!("the commit log's thread has ended");
+    }
 }

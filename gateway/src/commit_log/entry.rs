@@ -65,14 +65,23 @@ fn encode_origin(origin: Origin) -> (u8, [u8; 11], usize) {
     let mut bytes = [0; 11];
     match origin {
         Origin::Line => (ORIGIN_LINE, bytes, 0),
-        Origin::Link { address, session, sequence, crc } => {
+        Origin::Link {
+            address,
+            session,
+            sequence,
+            crc,
+        } => {
             bytes[0] = address;
             bytes[1..3].copy_from_slice(&session.to_le_bytes());
             bytes[3..7].copy_from_slice(&sequence.to_le_bytes());
             bytes[7..11].copy_from_slice(&crc.to_le_bytes());
             (ORIGIN_LINK, bytes, 11)
         }
-        Origin::Mqtt { qos, packet_id, dup } => {
+        Origin::Mqtt {
+            qos,
+            packet_id,
+            dup,
+        } => {
             bytes[0] = qos & 3 | u8::from(dup) << 2;
             bytes[1..3].copy_from_slice(&packet_id.to_le_bytes());
             (ORIGIN_MQTT, bytes, 3)
@@ -89,7 +98,10 @@ pub(super) struct Entries<'a> {
 
 impl<'a> Entries<'a> {
     pub(super) fn new(content: &'a [u8], base: Offset) -> Self {
-        Self { rest: content, offset: base }
+        Self {
+            rest: content,
+            offset: base,
+        }
     }
 
     fn read(&mut self) -> Result<RecordView<'a>, BadEntry> {
@@ -127,13 +139,24 @@ fn decode<'a>(entry: &mut &'a [u8], offset: Offset) -> Result<RecordView<'a>, Ba
         2 => PayloadKind::Gap,
         _ => return Err(BadEntry),
     };
-    let received = Stamp { wall_ms: unzigzag(take_varint(entry)?), mono_ms: take_varint(entry)? };
+    let received = Stamp {
+        wall_ms: unzigzag(take_varint(entry)?),
+        mono_ms: take_varint(entry)?,
+    };
     let source_len = usize::from(take_u8(entry)?);
     let source = take_str(entry, source_len)?;
     let subject_len = usize::try_from(take_varint(entry)?).map_err(|_| BadEntry)?;
     let subject = take_str(entry, subject_len)?;
     let origin = decode_origin(tag >> 4 & 3, entry)?;
-    Ok(RecordView { offset, source, subject, kind, origin, received, payload: entry })
+    Ok(RecordView {
+        offset,
+        source,
+        subject,
+        kind,
+        origin,
+        received,
+        payload: entry,
+    })
 }
 
 fn decode_origin(tag: u8, entry: &mut &[u8]) -> Result<Origin, BadEntry> {
@@ -148,7 +171,11 @@ fn decode_origin(tag: u8, entry: &mut &[u8]) -> Result<Origin, BadEntry> {
         ORIGIN_MQTT => {
             let flags = take_u8(entry)?;
             let packet_id = u16::from_le_bytes(take_array(entry)?);
-            Ok(Origin::Mqtt { qos: flags & 3, packet_id, dup: flags & 4 != 0 })
+            Ok(Origin::Mqtt {
+                qos: flags & 3,
+                packet_id,
+                dup: flags & 4 != 0,
+            })
         }
         _ => Err(BadEntry),
     }
@@ -216,10 +243,18 @@ mod tests {
         prop_oneof![
             Just(Origin::Line),
             any::<(u8, u16, u32, u32)>().prop_map(|(address, session, sequence, crc)| {
-                Origin::Link { address, session, sequence, crc }
+                Origin::Link {
+                    address,
+                    session,
+                    sequence,
+                    crc,
+                }
             }),
-            (0_u8..3, any::<u16>(), any::<bool>())
-                .prop_map(|(qos, packet_id, dup)| Origin::Mqtt { qos, packet_id, dup }),
+            (0_u8..3, any::<u16>(), any::<bool>()).prop_map(|(qos, packet_id, dup)| Origin::Mqtt {
+                qos,
+                packet_id,
+                dup
+            }),
         ]
     }
 

@@ -137,7 +137,10 @@ pub fn read_up_to(file: &dyn File, buffer: &mut [u8], position: u64) -> io::Resu
 /// Is this a full disk, which ends by itself, rather than a failing one (I3)?
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// The file system of the machine.
@@ -163,7 +166,11 @@ impl Fs for RealFs {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
         Ok(Box::new(RealFile(file)))
     }
 
@@ -180,19 +187,27 @@ impl Fs for RealFs {
     }
 
     fn lock(&self, path: &Path, owner: &str) -> io::Result<Result<Box<dyn LockGuard>, String>> {
-        let mut file =
-            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                return Ok(Err(fs::read_to_string(path).unwrap_or_default().trim().to_owned()));
+                return Ok(Err(fs::read_to_string(path)
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned()));
             }
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
         // Only for the eyes of whoever finds the log locked: a full disk must not stop the start.
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| {
-            file.write_all(owner.as_bytes())
-        });
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(owner.as_bytes()));
         match written {
             Err(error) if !is_full(&error) => Err(error),
             Ok(()) | Err(_) => Ok(Ok(Box::new(RealLock { _file: file }))),

@@ -235,7 +235,11 @@ struct WriterThread {
 impl WriterThread {
     fn close(&self) {
         self.shared.request_close();
-        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let handle = self
+            .handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(handle) = handle
             && handle.join().is_err()
         {
@@ -264,9 +268,16 @@ impl CommitLog {
     ) -> Result<Opened<S>, OpenError> {
         check(&options)?;
         let dir = &options.dir;
-        fs.create_dir_all(dir).map_err(StorageError::new("make the directory", dir))?;
+        fs.create_dir_all(dir)
+            .map_err(StorageError::new("make the directory", dir))?;
         let lock = lock(&*fs, &options)?;
-        Opening { fs, options, lock, state }.run(observer)
+        Opening {
+            fs,
+            options,
+            lock,
+            state,
+        }
+        .run(observer)
     }
 
     /// Puts a record into the batch being gathered and returns the offset it will have. The record
@@ -369,7 +380,11 @@ pub struct Stats {
 }
 
 fn check(options: &Options) -> Result<(), OpenError> {
-    let Options { segment_bytes, bytes_max, .. } = *options;
+    let Options {
+        segment_bytes,
+        bytes_max,
+        ..
+    } = *options;
     if segment_bytes < SEGMENT_BYTES_MIN || segment_bytes % 4096 != 0 || segment_bytes >= 1 << 32 {
         return Err(OpenError::Size {
             what: "segment size",
@@ -389,8 +404,13 @@ fn check(options: &Options) -> Result<(), OpenError> {
 
 fn lock(fs: &dyn Fs, options: &Options) -> Result<Box<dyn LockGuard>, OpenError> {
     let path = options.dir.join(LOCK_NAME);
-    let locked = fs.lock(&path, &options.owner).map_err(StorageError::new("lock", &path))?;
-    locked.map_err(|owner| OpenError::InUse { dir: options.dir.clone(), owner })
+    let locked = fs
+        .lock(&path, &options.owner)
+        .map_err(StorageError::new("lock", &path))?;
+    locked.map_err(|owner| OpenError::InUse {
+        dir: options.dir.clone(),
+        owner,
+    })
 }
 
 /// The steps of opening, in order.
@@ -411,15 +431,27 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         let slot = self.known(found, &listing.segments)?;
         let (fs, segments) = (&*self.fs, &mut listing.segments);
         let recovered = recovery::recover_tail(fs, &dir, segments, &slot, &mut self.state)?;
-        let open_counter = recovered.as_ref().map_or(slot.open_counter, |tail| tail.open_counter) + 1;
+        let open_counter = recovered
+            .as_ref()
+            .map_or(slot.open_counter, |tail| tail.open_counter)
+            + 1;
         let tail = match recovered {
             Some(tail) => tail,
             None => self.first_segment(&slot, open_counter, &mut listing)?,
         };
-        self.fs.sync_dir(&dir).map_err(StorageError::new("sync the directory", &dir))?;
+        self.fs
+            .sync_dir(&dir)
+            .map_err(StorageError::new("sync the directory", &dir))?;
         let committed = tail.committed.min(tail.next);
-        let slot = Slot { identity: slot.identity, open_counter, committed, synced: tail.next };
-        slots.write(&slot).map_err(StorageError::new("write", &slots_path))?;
+        let slot = Slot {
+            identity: slot.identity,
+            open_counter,
+            committed,
+            synced: tail.next,
+        };
+        slots
+            .write(&slot)
+            .map_err(StorageError::new("write", &slots_path))?;
         self.start(listing, slots, slot, tail, observer)
     }
 
@@ -447,7 +479,10 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         listing: &mut Listing,
     ) -> Result<Tail, OpenError> {
         let path = segment::path(&self.options.dir, slot.synced);
-        let file = self.fs.create(&path).map_err(StorageError::new("create", &path))?;
+        let file = self
+            .fs
+            .create(&path)
+            .map_err(StorageError::new("create", &path))?;
         let bytes = self.options.segment_bytes;
         let header = Header {
             kind: Kind::Checkpoint,
@@ -462,7 +497,10 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         };
         let position = writer::begin_segment(&*file, bytes, &header, &self.state)
             .map_err(StorageError::new("begin the segment", &path))?;
-        let segment = Segment { base: slot.synced, bytes };
+        let segment = Segment {
+            base: slot.synced,
+            bytes,
+        };
         listing.segments.push(segment);
         Ok(Tail {
             segment,
@@ -491,7 +529,10 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             gathering: Gathered::new(),
             gathering_since: None,
             next: tail.next,
-            progress: Progress { synced: tail.next, condition: Condition::Running },
+            progress: Progress {
+                synced: tail.next,
+                condition: Condition::Running,
+            },
             committed: slot.committed,
             segments: listing.segments.into(),
             tail_position: tail.position,
@@ -529,10 +570,20 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             holes: tail.holes,
             foreign: listing.foreign,
         };
-        let thread =
-            Arc::new(WriterThread { shared: Arc::clone(&shared), handle: Mutex::new(Some(handle)) });
-        let log = CommitLog { shared, fs: self.fs, thread };
-        Ok(Opened { log, state: self.state, recovery })
+        let thread = Arc::new(WriterThread {
+            shared: Arc::clone(&shared),
+            handle: Mutex::new(Some(handle)),
+        });
+        let log = CommitLog {
+            shared,
+            fs: self.fs,
+            thread,
+        };
+        Ok(Opened {
+            log,
+            state: self.state,
+            recovery,
+        })
     }
 }
 
@@ -544,6 +595,8 @@ fn new_identity() -> u64 {
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
         Ok(8) => u64::from_le_bytes(bytes),
         // Interrupted: the standard library's hash keys are random too.
-        Ok(_) | Err(_) => std::collections::hash_map::RandomState::new().build_hasher().finish(),
+        Ok(_) | Err(_) => std::collections::hash_map::RandomState::new()
+            .build_hasher()
+            .finish(),
     }
 }

@@ -64,7 +64,11 @@ pub(super) struct Tail {
 /// Lists a log's directory and opens every segment once, to know its size.
 pub(super) fn list(fs: &dyn Fs, dir: &Path, segment_bytes: u64) -> Result<Listing, OpenError> {
     let names = fs.list(dir).map_err(StorageError::new("list", dir))?;
-    let mut listing = Listing { segments: Vec::new(), has_spare: false, foreign: Vec::new() };
+    let mut listing = Listing {
+        segments: Vec::new(),
+        has_spare: false,
+        foreign: Vec::new(),
+    };
     for name in names {
         if let Some(base) = segment::base_of(&name) {
             let bytes = size(fs, &dir.join(&name))?;
@@ -75,7 +79,8 @@ pub(super) fn list(fs: &dyn Fs, dir: &Path, segment_bytes: u64) -> Result<Listin
                 listing.has_spare = true;
             } else {
                 // Half made, or of another configuration.
-                fs.remove(&path).map_err(StorageError::new("remove", &path))?;
+                fs.remove(&path)
+                    .map_err(StorageError::new("remove", &path))?;
             }
         } else if name != slots::FILE_NAME && name != super::LOCK_NAME {
             listing.foreign.push(name);
@@ -86,8 +91,11 @@ pub(super) fn list(fs: &dyn Fs, dir: &Path, segment_bytes: u64) -> Result<Listin
 }
 
 fn size(fs: &dyn Fs, path: &Path) -> Result<u64, StorageError> {
-    let file = fs.open(path, false).map_err(StorageError::new("open", path))?;
-    file.size().map_err(StorageError::new("read the size of", path))
+    let file = fs
+        .open(path, false)
+        .map_err(StorageError::new("open", path))?;
+    file.size()
+        .map_err(StorageError::new("read the size of", path))
 }
 
 /// The identity of a log whose slots are lost: what the batch at the head of a segment says, if its
@@ -99,7 +107,9 @@ pub(super) fn identity_of(
 ) -> Result<Option<u64>, OpenError> {
     for segment in segments.iter().rev() {
         let path = segment::path(dir, segment.base);
-        let file = fs.open(&path, false).map_err(StorageError::new("open", &path))?;
+        let file = fs
+            .open(&path, false)
+            .map_err(StorageError::new("open", &path))?;
         let mut head = [0; batch::HEADER_BYTES];
         let read = fs::read_up_to(&*file, &mut head, 0);
         let read = read.map_err(StorageError::new("read", &path))?;
@@ -128,7 +138,9 @@ pub(super) fn recover_tail(
 ) -> Result<Option<Tail>, OpenError> {
     while let Some(&segment) = segments.last() {
         let path = segment::path(dir, segment.base);
-        let file = fs.open(&path, true).map_err(StorageError::new("open", &path))?;
+        let file = fs
+            .open(&path, true)
+            .map_err(StorageError::new("open", &path))?;
         let mut scan = Scan::new(file, segment, slot, path.clone());
         scan.first_pass()?;
         if scan.found_any {
@@ -139,9 +151,11 @@ pub(super) fn recover_tail(
         if segment.base < slot.synced {
             // It held synced records, and nothing of it can be read: kept for whoever wants to try.
             let aside = path.with_extension("damaged");
-            fs.rename(&path, &aside).map_err(StorageError::new("set aside", &path))?;
+            fs.rename(&path, &aside)
+                .map_err(StorageError::new("set aside", &path))?;
         } else {
-            fs.remove(&path).map_err(StorageError::new("remove", &path))?;
+            fs.remove(&path)
+                .map_err(StorageError::new("remove", &path))?;
         }
         segments.pop();
     }
@@ -241,22 +255,31 @@ impl Scan {
     fn step(&mut self) -> Result<Step, OpenError> {
         let limit = self.segment.bytes;
         let (expected, predecessor) = (self.expected, self.predecessor);
-        let ours = |header: &Header| {
-            header.base >= expected && header.open_counter >= predecessor
-        };
-        let look = self.reader.look(self.position, limit).map_err(self.read_failed())?;
+        let ours = |header: &Header| header.base >= expected && header.open_counter >= predecessor;
+        let look = self
+            .reader
+            .look(self.position, limit)
+            .map_err(self.read_failed())?;
         match look {
             Look::Batch(found) if ours(&found.header) => return Ok(Step::Accept(found)),
             Look::Batch(_) => return Ok(Step::End),
             Look::Newer(found) => {
                 let path = self.path.clone();
-                return Err(OpenError::NewerFormat { path, found, supported: FORMAT_VERSION });
+                return Err(OpenError::NewerFormat {
+                    path,
+                    found,
+                    supported: FORMAT_VERSION,
+                });
             }
             Look::Nothing => {}
         }
         // A batch at its expected offset or beyond: stale ones lie below.
-        let next = self.reader.search(self.position + batch::ALIGN, limit, ours);
-        Ok(next.map_err(self.read_failed())?.map_or(Step::End, Step::Skip))
+        let next = self
+            .reader
+            .search(self.position + batch::ALIGN, limit, ours);
+        Ok(next
+            .map_err(self.read_failed())?
+            .map_or(Step::End, Step::Skip))
     }
 
     fn read_failed(&self) -> impl FnOnce(io::Error) -> StorageError + use<> {
@@ -292,7 +315,11 @@ impl Scan {
 
     fn hole_up_to(&mut self, end: Offset) {
         let last = Offset::new(end.get() - 1);
-        self.holes.push(Hole { first: self.expected, last, reason: "corrupt" });
+        self.holes.push(Hole {
+            first: self.expected,
+            last,
+            reason: "corrupt",
+        });
         self.expected = end;
     }
 
@@ -304,7 +331,9 @@ impl Scan {
             let end = found.position + found.bytes as u64;
             self.cut_bytes += found.bytes as u64;
             self.cut_end = Some(end);
-            let next = self.reader.search(end, limit, |header| header.base >= expected);
+            let next = self
+                .reader
+                .search(end, limit, |header| header.base >= expected);
             behind = next.map_err(self.read_failed())?;
         }
         Ok(())
@@ -328,7 +357,9 @@ impl Scan {
             return Ok(());
         };
         let path = segment::path(dir, previous.base);
-        let file = fs.open(&path, false).map_err(StorageError::new("open", &path))?;
+        let file = fs
+            .open(&path, false)
+            .map_err(StorageError::new("open", &path))?;
         let slot = Slot {
             identity: self.reader.identity(),
             open_counter: 0,
@@ -341,7 +372,10 @@ impl Scan {
     }
 
     fn restore_here(&mut self, state: &mut dyn DurableState) -> Result<(), OpenError> {
-        let look = self.reader.look(0, self.segment.bytes).map_err(self.read_failed())?;
+        let look = self
+            .reader
+            .look(0, self.segment.bytes)
+            .map_err(self.read_failed())?;
         if let Look::Batch(found) = look
             && found.header.kind == Kind::Checkpoint
             && found.header.base == self.segment.base
@@ -386,7 +420,9 @@ impl Scan {
 fn rewrite(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
     while from < to {
-        let want = usize::try_from(to - from).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        let want = usize::try_from(to - from)
+            .unwrap_or(PIECE_BYTES)
+            .min(PIECE_BYTES);
         let read = fs::read_up_to(file, &mut piece[..want], from)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -400,7 +436,9 @@ fn rewrite(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
 fn zero(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
     let piece = vec![0; PIECE_BYTES];
     while from < to {
-        let bytes = usize::try_from(to - from).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        let bytes = usize::try_from(to - from)
+            .unwrap_or(PIECE_BYTES)
+            .min(PIECE_BYTES);
         fs::write_all_at(file, &piece[..bytes], from)?;
         from += bytes as u64;
     }

@@ -24,7 +24,9 @@ pub(super) fn path(dir: &Path, base: Offset) -> PathBuf {
 pub(super) fn base_of(name: &str) -> Option<Offset> {
     let digits = name.strip_suffix(EXTENSION)?;
     let canonical = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
-    canonical.then(|| digits.parse().ok().map(Offset::new)).flatten()
+    canonical
+        .then(|| digits.parse().ok().map(Offset::new))
+        .flatten()
 }
 
 /// A batch where it was found.
@@ -60,7 +62,12 @@ pub(super) struct BatchReader {
 
 impl BatchReader {
     pub(super) fn new(file: Box<dyn File>, identity: u64) -> Self {
-        Self { file, identity, buffer: Vec::new(), buffer_position: 0 }
+        Self {
+            file,
+            identity,
+            buffer: Vec::new(),
+            buffer_position: 0,
+        }
     }
 
     pub(super) fn identity(&self) -> u64 {
@@ -84,9 +91,18 @@ impl BatchReader {
                 Parsed::Needs(more) => want = more,
                 Parsed::Nothing => return Ok(Look::Nothing),
                 Parsed::Newer(version) => return Ok(Look::Newer(version)),
-                Parsed::Whole { header, content, bytes } => {
+                Parsed::Whole {
+                    header,
+                    content,
+                    bytes,
+                } => {
                     let content_bytes = content.len();
-                    return Ok(Look::Batch(Found { header, position, content_bytes, bytes }));
+                    return Ok(Look::Batch(Found {
+                        header,
+                        position,
+                        content_bytes,
+                        bytes,
+                    }));
                 }
             }
         }
@@ -113,7 +129,9 @@ impl BatchReader {
     /// The content of the batch that the last [`BatchReader::look`] has found.
     pub(super) fn content(&self, found: &Found) -> &[u8] {
         let from = batch::HEADER_BYTES;
-        self.at(found.position).get(from..from + found.content_bytes).unwrap_or(&[])
+        self.at(found.position)
+            .get(from..from + found.content_bytes)
+            .unwrap_or(&[])
     }
 
     /// Forgets what was read ahead: the file may have been written since.
@@ -122,7 +140,9 @@ impl BatchReader {
     }
 
     fn at(&self, position: u64) -> &[u8] {
-        let from = position.checked_sub(self.buffer_position).map(usize::try_from);
+        let from = position
+            .checked_sub(self.buffer_position)
+            .map(usize::try_from);
         match from {
             Some(Ok(from)) => self.buffer.get(from..).unwrap_or(&[]),
             Some(Err(_)) | None => &[],
@@ -151,12 +171,20 @@ mod tests {
     #[test]
     fn only_canonical_names_are_segments() {
         assert_eq!(base_of("00000000000000000042.seg"), Some(Offset::new(42)));
-        for name in ["42.seg", "slots", "00000000000000000042.seg.bak", "+0000000000000000042.seg"] {
+        for name in [
+            "42.seg",
+            "slots",
+            "00000000000000000042.seg.bak",
+            "+0000000000000000042.seg",
+        ] {
             assert_eq!(base_of(name), None, "{name}");
         }
         assert_eq!(base_of("99999999999999999999.seg"), None, "beyond 64 bits");
         let base = Offset::new(u64::MAX);
-        let name = path(Path::new("d"), base).file_name().expect("name").to_owned();
+        let name = path(Path::new("d"), base)
+            .file_name()
+            .expect("name")
+            .to_owned();
         assert_eq!(base_of(name.to_str().expect("ascii")), Some(base));
     }
 }

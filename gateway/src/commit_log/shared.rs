@@ -27,7 +27,11 @@ pub struct StorageError {
 impl StorageError {
     pub(super) fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
-        move |source| Self { action, path, source }
+        move |source| Self {
+            action,
+            path,
+            source,
+        }
     }
 }
 
@@ -48,7 +52,11 @@ pub(super) struct Gathered {
 
 impl Gathered {
     pub(super) fn new() -> Self {
-        Self { bytes: vec![0; HEADER_BYTES], count: 0, base: Offset::ZERO }
+        Self {
+            bytes: vec![0; HEADER_BYTES],
+            count: 0,
+            base: Offset::ZERO,
+        }
     }
 
     pub(super) fn reset(&mut self) {
@@ -116,7 +124,10 @@ impl Shared {
     pub(super) fn append(&self, record: &NewRecord<'_>) -> Result<Offset, AppendError> {
         let bytes = entry::encoded_bytes_max(record);
         if bytes > self.record_bytes_max {
-            return Err(AppendError::TooLarge { bytes, bytes_max: self.record_bytes_max });
+            return Err(AppendError::TooLarge {
+                bytes,
+                bytes_max: self.record_bytes_max,
+            });
         }
         let mut inner = self.lock();
         match inner.progress.condition {
@@ -200,11 +211,20 @@ impl Inner {
         if offset < first.base {
             return Located::Removed { first: first.base };
         }
-        let index = self.segments.partition_point(|segment| segment.base <= offset) - 1;
+        let index = self
+            .segments
+            .partition_point(|segment| segment.base <= offset)
+            - 1;
         let segment = self.segments[index];
         match self.segments.get(index + 1) {
-            Some(next) => Located::Sealed { segment, next: next.base },
-            None => Located::Tail { segment, position: self.tail_position },
+            Some(next) => Located::Sealed {
+                segment,
+                next: next.base,
+            },
+            None => Located::Tail {
+                segment,
+                position: self.tail_position,
+            },
         }
     }
 }

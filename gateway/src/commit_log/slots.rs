@@ -64,7 +64,13 @@ impl Slots {
             file.sync_data()?;
         }
         let write_counter = newest.map_or(0, |(counter, _)| counter);
-        Ok((Self { file, write_counter }, newest.map(|(_, slot)| slot)))
+        Ok((
+            Self {
+                file,
+                write_counter,
+            },
+            newest.map(|(_, slot)| slot),
+        ))
     }
 
     /// Writes the older slot. It is durable on return.
@@ -142,7 +148,12 @@ mod tests {
 
     fn slot(committed: u64) -> Slot {
         let committed = Offset::new(committed);
-        Slot { identity: 77, open_counter: 2, committed, synced: Offset::new(900) }
+        Slot {
+            identity: 77,
+            open_counter: 2,
+            committed,
+            synced: Offset::new(900),
+        }
     }
 
     #[test]

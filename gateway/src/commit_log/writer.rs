@@ -6,6 +6,7 @@
 //! does not: the batch in hand waits, and is tried again when records were delivered, or after
 //! [`FULL_RETRY`], since others may have made space.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,7 +65,15 @@ pub(super) struct Writer {
 impl Writer {
     /// Runs until the log is closed or poisoned.
     pub(super) fn run(mut self) {
-        let ended = self.serve();
+        // Without the thread nobody would be told, and sources would wait for ever (G6).
+        let ended = catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or_else(|_| {
+            let source = std::io::Error::other("the writer thread panicked");
+            Err(StorageError {
+                action: "go on writing",
+                path: self.options.dir.clone(),
+                source,
+            })
+        });
         let mut inner = self.shared.lock();
         inner.progress.condition = match ended {
             Ok(()) => Condition::Closed,
@@ -129,7 +138,11 @@ impl Writer {
                 }
             };
             inner = match wake {
-                None => self.shared.work.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .shared
+                    .work
+                    .wait(inner)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(at) => {
                     let left = at.saturating_duration_since(now);
                     let woken = self.shared.work.wait_timeout(inner, left);
@@ -166,12 +179,17 @@ impl Writer {
             self.roll(batch.base)?;
         }
         batch.bytes.truncate(content_end);
-        batch::seal(&self.header(Kind::Records, batch.count, batch.base), &mut batch.bytes);
+        batch::seal(
+            &self.header(Kind::Records, batch.count, batch.base),
+            &mut batch.bytes,
+        );
         fs::write_all_at(&*self.active, &batch.bytes, self.position)
             .map_err(|error| refused(error, "write", self.active_path()))?;
         // A sync that finds the disk full is tried again with the write before it, so that nothing
         // rests on pages which it may have left clean.
-        self.active.sync_data().map_err(|error| refused(error, "sync", self.active_path()))?;
+        self.active
+            .sync_data()
+            .map_err(|error| refused(error, "sync", self.active_path()))?;
         self.position += bytes;
         Ok(())
     }
@@ -205,25 +223,45 @@ impl Writer {
             if self.shared.lock().disk_bytes + self.options.segment_bytes > self.options.bytes_max {
                 return Err(Refused::Full);
             }
-            self.fs.create(&path).map_err(|error| refused(error, "create", path.clone()))?
+            self.fs
+                .create(&path)
+                .map_err(|error| refused(error, "create", path.clone()))?
         };
         let header = self.header(Kind::Checkpoint, 0, base);
         match begin_segment(&*file, self.options.segment_bytes, &header, &*self.state) {
-            Ok(position) => self.switch_to(Segment { base, bytes: self.options.segment_bytes }, file, position),
+            Ok(position) => self.switch_to(
+                Segment {
+                    base,
+                    bytes: self.options.segment_bytes,
+                },
+                file,
+                position,
+            ),
             Err(error) => {
                 // Half a segment would be in the way of the next try. If it can't be removed, that
                 // try says so.
-                let removed = self.fs.remove(&path).and(Err(error)).unwrap_or_else(|error| error);
+                let removed = self
+                    .fs
+                    .remove(&path)
+                    .and(Err(error))
+                    .unwrap_or_else(|error| error);
                 self.forget_spare();
                 Err(refused(removed, "begin the segment", path))
             }
         }
     }
 
-    fn switch_to(&mut self, segment: Segment, file: Box<dyn File>, position: u64) -> Result<(), Refused> {
+    fn switch_to(
+        &mut self,
+        segment: Segment,
+        file: Box<dyn File>,
+        position: u64,
+    ) -> Result<(), Refused> {
         let dir = &self.options.dir;
         let synced = self.fs.sync_dir(dir);
-        synced.map_err(StorageError::new("sync the directory", dir)).map_err(Refused::Failed)?;
+        synced
+            .map_err(StorageError::new("sync the directory", dir))
+            .map_err(Refused::Failed)?;
         self.active = file;
         self.active_bytes = segment.bytes;
         self.position = position;
@@ -294,7 +332,9 @@ impl Writer {
         }
         let retired = inner.retired();
         drop(inner);
-        retired.map_or(Ok(()), |segment| self.retire(segment)).map(|()| true)
+        retired
+            .map_or(Ok(()), |segment| self.retire(segment))
+            .map(|()| true)
     }
 
     /// Reuses or removes the oldest segment, all of which is delivered. The committed offset is
@@ -311,13 +351,19 @@ impl Writer {
         let reuse = !self.has_spare && segment.bytes == self.options.segment_bytes;
         if reuse {
             let spare = self.options.dir.join(segment::SPARE_NAME);
-            self.fs.rename(&path, &spare).map_err(StorageError::new("retire", &path))?;
+            self.fs
+                .rename(&path, &spare)
+                .map_err(StorageError::new("retire", &path))?;
             self.has_spare = true;
         } else {
-            self.fs.remove(&path).map_err(StorageError::new("remove", &path))?;
+            self.fs
+                .remove(&path)
+                .map_err(StorageError::new("remove", &path))?;
         }
         let dir = &self.options.dir;
-        self.fs.sync_dir(dir).map_err(StorageError::new("sync the directory", dir))?;
+        self.fs
+            .sync_dir(dir)
+            .map_err(StorageError::new("sync the directory", dir))?;
         let mut inner = self.shared.lock();
         inner.segments.pop_front();
         if !reuse {
@@ -342,9 +388,18 @@ impl Writer {
         Ok(true)
     }
 
-    fn count_dropped(&self, segment: Segment, from: Offset, end: Offset) -> Result<(), StorageError> {
+    fn count_dropped(
+        &self,
+        segment: Segment,
+        from: Offset,
+        end: Offset,
+    ) -> Result<(), StorageError> {
         let path = segment::path(&self.options.dir, segment.base);
-        let failed = |error| StorageError { action: "read", path: path.clone(), source: error };
+        let failed = |error| StorageError {
+            action: "read",
+            path: path.clone(),
+            source: error,
+        };
         let file = self.fs.open(&path, false).map_err(failed)?;
         let mut reader = BatchReader::new(file, self.shared.identity);
         let mut counts: Vec<(String, u64)> = Vec::new();
@@ -353,9 +408,16 @@ impl Writer {
             if found.header.base >= end || found.header.base < segment.base {
                 break;
             }
-            let records = Entries::new(reader.content(&found), found.header.base).flatten();
+            let content = match found.header.kind {
+                Kind::Records => reader.content(&found),
+                Kind::Checkpoint => &[],
+            };
+            let records = Entries::new(content, found.header.base).flatten();
             for record in records.filter(|record| record.offset >= from) {
-                match counts.iter_mut().find(|(source, _)| source == record.source) {
+                match counts
+                    .iter_mut()
+                    .find(|(source, _)| source == record.source)
+                {
                     Some((_, count)) => *count += 1,
                     None => counts.push((record.source.to_owned(), 1)),
                 }
@@ -372,19 +434,30 @@ impl Writer {
         let inner = self.shared.lock();
         let (committed, synced) = (inner.committed, inner.progress.synced);
         drop(inner);
-        let slot = Slot { committed, synced, ..self.slot_written };
+        let slot = Slot {
+            committed,
+            synced,
+            ..self.slot_written
+        };
         if slot == self.slot_written {
             return Ok(());
         }
         let path = slots::path(&self.options.dir);
-        self.slots.write(&slot).map_err(StorageError::new("write", &path))?;
+        self.slots
+            .write(&slot)
+            .map_err(StorageError::new("write", &path))?;
         self.slot_written = slot;
         self.shared.lock().written_bytes += slots::WRITE_BYTES;
         Ok(())
     }
 
     fn active_path(&self) -> PathBuf {
-        let base = self.shared.lock().segments.back().map_or(Offset::ZERO, |segment| segment.base);
+        let base = self
+            .shared
+            .lock()
+            .segments
+            .back()
+            .map_or(Offset::ZERO, |segment| segment.base);
         segment::path(&self.options.dir, base)
     }
 }
@@ -393,7 +466,11 @@ fn refused(error: std::io::Error, action: &'static str, path: PathBuf) -> Refuse
     if fs::is_full(&error) {
         Refused::Full
     } else {
-        Refused::Failed(StorageError { action, path, source: error })
+        Refused::Failed(StorageError {
+            action,
+            path,
+            source: error,
+        })
     }
 }
 

@@ -127,7 +127,8 @@ impl Gateway {
         let context = SourceContext {
             name: self.name.clone(),
             ingest: Ingest::new(self.log.clone(), self.progress.clone()),
-            dead_letters: DeadLetters {},
+            dead_letters: DeadLetters::open(self._dir.path(), "test", &self.metrics)
+                .expect("the dead letters open"),
             metrics: self.figures.clone(),
             recovered: RecoveredSource {
                 mqtt_session_expected: session_expected,

@@ -15,7 +15,11 @@ struct Life {
 fn live(fs: &SimFs, from: u64) -> Option<Life> {
     let opened = try_open(fs).ok()?;
     let log = &opened.log;
-    let mut life = Life { appended: from, synced: 0, committed: 0 };
+    let mut life = Life {
+        appended: from,
+        synced: 0,
+        committed: 0,
+    };
     for step in 0..10 {
         life.appended = from + (step + 1) * 4;
         let alive = append_synced(log, from + step * 4..life.appended);
@@ -38,8 +42,16 @@ fn check(fs: &SimFs, life: &Life, what: &str) {
     let opened = try_open(fs).unwrap_or_else(|error| panic!("{what}: {error}"));
     let log = &opened.log;
     let next = log.progress().synced.get();
-    assert!(next >= life.synced, "{what}: I1: {} synced, {next} there", life.synced);
-    assert!(next <= life.appended, "{what}: {} appended, {next} there", life.appended);
+    assert!(
+        next >= life.synced,
+        "{what}: I1: {} synced, {next} there",
+        life.synced
+    );
+    assert!(
+        next <= life.appended,
+        "{what}: {} appended, {next} there",
+        life.appended
+    );
     let committed = log.committed().get();
     assert!(committed <= life.committed, "{what}: committed {committed}");
     assert_holds(log, committed, next);
@@ -63,8 +75,16 @@ fn nothing_synced_is_lost_by_a_power_cut_at_any_call() {
             fs.power_off_in(call);
             let life = live(&fs, 0);
             fs.power_cycle(call * 4 + seed);
-            let life = life.unwrap_or(Life { appended: 0, synced: 0, committed: 0 });
-            check(&fs, &life, &format!("power cut at call {call}, seed {seed}"));
+            let life = life.unwrap_or(Life {
+                appended: 0,
+                synced: 0,
+                committed: 0,
+            });
+            check(
+                &fs,
+                &life,
+                &format!("power cut at call {call}, seed {seed}"),
+            );
         }
     }
 }
@@ -75,12 +95,20 @@ fn nothing_synced_is_lost_by_a_second_power_cut_during_recovery() {
         for second in 0..40 {
             let fs = SimFs::default();
             fs.power_off_in(call);
-            let life = live(&fs, 0).unwrap_or(Life { appended: 0, synced: 0, committed: 0 });
+            let life = live(&fs, 0).unwrap_or(Life {
+                appended: 0,
+                synced: 0,
+                committed: 0,
+            });
             fs.power_cycle(call);
             fs.power_off_in(second);
             drop(try_open(&fs));
             fs.power_cycle(call + second);
-            check(&fs, &life, &format!("power cut at call {call}, again at {second}"));
+            check(
+                &fs,
+                &life,
+                &format!("power cut at call {call}, again at {second}"),
+            );
         }
     }
 }
@@ -93,13 +121,18 @@ fn what_recovery_accepts_after_a_kill_survives_a_power_cut_right_after() {
         let Some(life) = live(&fs, 0) else { continue };
         // Killed, not unplugged: the page cache stays, and holds what was written and not synced.
         fs.process_restart();
-        let Ok(opened) = try_open(&fs) else { panic!("call {call}: a kill stops no start") };
+        let Ok(opened) = try_open(&fs) else {
+            panic!("call {call}: a kill stops no start")
+        };
         let accepted = opened.log.progress().synced.get();
         fs.power_off_in(0);
         drop(opened);
         // Seed 0 keeps some of the unsynced sectors, 1 others: I5 must not depend on it.
         fs.power_cycle(call);
-        let life = Life { synced: accepted.max(life.synced), ..life };
+        let life = Life {
+            synced: accepted.max(life.synced),
+            ..life
+        };
         check(&fs, &life, &format!("killed at call {call}"));
     }
 }
@@ -110,14 +143,26 @@ fn an_error_at_any_call_loses_nothing_synced() {
         for kind in [std::io::ErrorKind::Other, std::io::ErrorKind::StorageFull] {
             let fs = SimFs::default();
             fs.fail_in(call, kind);
-            let life = live(&fs, 0).unwrap_or(Life { appended: 0, synced: 0, committed: 0 });
+            let life = live(&fs, 0).unwrap_or(Life {
+                appended: 0,
+                synced: 0,
+                committed: 0,
+            });
             fs.process_restart();
             check(&fs, &life, &format!("{kind:?} at call {call}, then a kill"));
             let fs = SimFs::default();
             fs.fail_in(call, kind);
-            let life = live(&fs, 0).unwrap_or(Life { appended: 0, synced: 0, committed: 0 });
+            let life = live(&fs, 0).unwrap_or(Life {
+                appended: 0,
+                synced: 0,
+                committed: 0,
+            });
             fs.power_cycle(call);
-            check(&fs, &life, &format!("{kind:?} at call {call}, then a power cut"));
+            check(
+                &fs,
+                &life,
+                &format!("{kind:?} at call {call}, then a power cut"),
+            );
         }
     }
 }

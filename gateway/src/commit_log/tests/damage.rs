@@ -13,8 +13,12 @@ fn segment_path(base: u64) -> PathBuf {
 
 /// Bases of the segments there are, oldest first.
 fn bases(fs: &SimFs) -> Vec<u64> {
-    let mut bases: Vec<u64> =
-        fs.names().iter().filter_map(|name| segment::base_of(name)).map(Offset::get).collect();
+    let mut bases: Vec<u64> = fs
+        .names()
+        .iter()
+        .filter_map(|name| segment::base_of(name))
+        .map(Offset::get)
+        .collect();
     bases.sort_unstable();
     bases
 }
@@ -45,7 +49,10 @@ fn batch_position(content: &[u8], base: u64) -> usize {
 fn a_bad_batch_with_synced_ones_behind_it_is_a_hole_in_any_segment() {
     for record in [3, 40] {
         let fs = log_of(50);
-        let base = *bases(&fs).iter().rfind(|&&base| base <= record).expect("segment");
+        let base = *bases(&fs)
+            .iter()
+            .rfind(|&&base| base <= record)
+            .expect("segment");
         fs.tamper(&segment_path(base), |content| {
             let at = batch_position(content, record);
             content[at + 70] ^= 0x40;
@@ -53,7 +60,10 @@ fn a_bad_batch_with_synced_ones_behind_it_is_a_hole_in_any_segment() {
         let opened = open(&fs);
         let content = read(&opened.log, Offset::ZERO);
         assert_eq!(content.holes.len(), 1, "{:?}", content.holes);
-        assert_eq!((content.holes[0].first, content.holes[0].last), (Offset::new(record), Offset::new(record)));
+        assert_eq!(
+            (content.holes[0].first, content.holes[0].last),
+            (Offset::new(record), Offset::new(record))
+        );
         assert_eq!(content.holes[0].reason, "corrupt");
         assert_eq!(content.offsets.len(), 49);
         assert!(append_synced(&opened.log, 50..52));
@@ -75,7 +85,11 @@ fn rot_in_the_very_last_synced_batch_is_a_hole_and_its_offset_is_not_reused() {
     assert_eq!(content.offsets, [0, 1, 2, 3, 5, 6, 7]);
     drop(opened);
     let opened = open(&fs);
-    assert_eq!(read(&opened.log, Offset::ZERO).offsets, [0, 1, 2, 3, 5, 6, 7], "after a restart too");
+    assert_eq!(
+        read(&opened.log, Offset::ZERO).offsets,
+        [0, 1, 2, 3, 5, 6, 7],
+        "after a restart too"
+    );
 }
 
 #[test]
@@ -98,7 +112,8 @@ fn a_torn_tail_is_cut_with_the_whole_batch_behind_it() {
     fs.tamper(&segment_path(0), |content| {
         let last = batch_position(content, 5);
         content[last + 40..last + 48].copy_from_slice(&4_u64.to_le_bytes());
-        let length = u32::from_le_bytes(content[last + 8..last + 12].try_into().expect("4")) as usize;
+        let length =
+            u32::from_le_bytes(content[last + 8..last + 12].try_into().expect("4")) as usize;
         let crc = crc32c::crc32c(&content[last + 8..last + batch::HEADER_BYTES + length]);
         content[last + 4..last + 8].copy_from_slice(&crc.to_le_bytes());
         let torn = batch_position(content, 4);
@@ -181,7 +196,9 @@ fn a_zero_length_newest_segment_is_none() {
 fn a_damaged_checkpoint_is_made_up_for_by_the_segment_before() {
     let fs = log_of(60);
     let newest = *bases(&fs).last().expect("segments");
-    fs.tamper(&segment_path(newest), |content| content[batch::HEADER_BYTES + 3] ^= 4);
+    fs.tamper(&segment_path(newest), |content| {
+        content[batch::HEADER_BYTES + 3] ^= 4
+    });
     let opened = open(&fs);
     assert_eq!(opened.state, Digest::of(60));
     assert_holds(&opened.log, 0, 60);
@@ -198,7 +215,14 @@ fn a_format_of_the_future_is_refused_and_nothing_is_touched() {
         content[4..8].copy_from_slice(&crc.to_le_bytes());
     };
     fs.tamper(&segment_path(newest), |content| seal(content, 2));
-    assert!(matches!(try_open(&fs), Err(OpenError::NewerFormat { found: 2, supported: 1, .. })));
+    assert!(matches!(
+        try_open(&fs),
+        Err(OpenError::NewerFormat {
+            found: 2,
+            supported: 1,
+            ..
+        })
+    ));
     fs.tamper(&segment_path(newest), |content| seal(content, 1));
     assert_holds(&open(&fs).log, 0, 20);
 }

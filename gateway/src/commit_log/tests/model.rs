@@ -56,7 +56,13 @@ impl Model {
     fn new() -> Self {
         let fs = SimFs::default();
         let opened = Some(open(&fs));
-        Self { fs, opened, appended: 0, synced: 0, committed: 0 }
+        Self {
+            fs,
+            opened,
+            appended: 0,
+            synced: 0,
+            committed: 0,
+        }
     }
 
     fn log(&self) -> &CommitLog {
@@ -149,10 +155,22 @@ impl Model {
             }
         };
         let next = opened.log.progress().synced.get();
-        assert!(next >= self.synced, "I1: {} were synced, {next} are there", self.synced);
-        assert!(next <= self.appended, "{} were appended, {next} are there", self.appended);
+        assert!(
+            next >= self.synced,
+            "I1: {} were synced, {next} are there",
+            self.synced
+        );
+        assert!(
+            next <= self.appended,
+            "{} were appended, {next} are there",
+            self.appended
+        );
         let committed = opened.log.committed().get();
-        assert!(committed <= self.committed, "delivered {}, said {committed}", self.committed);
+        assert!(
+            committed <= self.committed,
+            "delivered {}, said {committed}",
+            self.committed
+        );
         assert_eq!(opened.recovery.holes, Vec::new());
         assert_eq!(opened.state, Digest::of(next), "I9");
         assert_holds(&opened.log, committed, next);
@@ -162,7 +180,10 @@ impl Model {
 }
 
 fn cases() -> u32 {
-    std::env::var("EDGE_GATEWAY_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500)
+    std::env::var("EDGE_GATEWAY_MODEL_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(1500)
 }
 
 proptest! {

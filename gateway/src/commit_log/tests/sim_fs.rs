@@ -47,6 +47,8 @@ struct Disk {
     power_off_at: Option<u64>,
     /// The call with this number fails, once.
     fail_at: Option<(u64, io::ErrorKind)>,
+    /// The next sync of a file fails, once.
+    fail_sync: bool,
     full: bool,
     locked: bool,
 }
@@ -71,7 +73,9 @@ impl Bits {
 
 impl SimFs {
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().expect("no test panics while it holds the disk")
+        self.0
+            .lock()
+            .expect("no test panics while it holds the disk")
     }
 
     pub(super) fn calls(&self) -> u64 {
@@ -92,6 +96,10 @@ impl SimFs {
     pub(super) fn fail_in(&self, calls: u64, kind: io::ErrorKind) {
         let mut disk = self.disk();
         disk.fail_at = Some((disk.calls + calls, kind));
+    }
+
+    pub(super) fn fail_next_sync(&self) {
+        self.disk().fail_sync = true;
     }
 
     pub(super) fn set_full(&self, full: bool) {
@@ -153,7 +161,11 @@ impl SimFs {
     /// Puts a file there, durably.
     pub(super) fn put(&self, path: &Path, content: Vec<u8>) {
         let disk = &mut *self.disk();
-        let inode = Inode { durable: content.clone(), cached: content, ..Inode::default() };
+        let inode = Inode {
+            durable: content.clone(),
+            cached: content,
+            ..Inode::default()
+        };
         disk.inodes.push(inode);
         let index = disk.inodes.len() - 1;
         disk.names.insert(path.to_owned(), index);
@@ -168,7 +180,15 @@ impl SimFs {
 
     pub(super) fn names(&self) -> Vec<String> {
         let disk = self.disk();
-        disk.names.keys().map(|path| path.file_name().expect("name").to_string_lossy().into_owned()).collect()
+        disk.names
+            .keys()
+            .map(|path| {
+                path.file_name()
+                    .expect("name")
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect()
     }
 }
 
@@ -211,7 +231,11 @@ impl Disk {
     }
 
     fn space(&self) -> io::Result<()> {
-        if self.full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if self.full {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -229,7 +253,10 @@ impl Fs for SimFs {
         let mut disk = self.disk();
         disk.call()?;
         let inode = *disk.names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile { fs: self.clone(), inode }))
+        Ok(Box::new(SimFile {
+            fs: self.clone(),
+            inode,
+        }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
@@ -243,7 +270,10 @@ impl Fs for SimFs {
         let inode = disk.inodes.len() - 1;
         disk.names.insert(path.to_owned(), inode);
         disk.changes.push(Change::Link(path.to_owned(), inode));
-        Ok(Box::new(SimFile { fs: self.clone(), inode }))
+        Ok(Box::new(SimFile {
+            fs: self.clone(),
+            inode,
+        }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -251,7 +281,8 @@ impl Fs for SimFs {
         disk.call()?;
         let inode = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         disk.names.insert(to.to_owned(), inode);
-        disk.changes.push(Change::Rename(from.to_owned(), to.to_owned()));
+        disk.changes
+            .push(Change::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
 
@@ -314,7 +345,11 @@ impl File for SimFile {
         let mut disk = self.fs.disk();
         disk.call()?;
         // Now and then only a part is taken, as the interface allows.
-        let bytes = if disk.calls % 5 == 0 { &bytes[..bytes.len().div_ceil(2)] } else { bytes };
+        let bytes = if disk.calls % 5 == 0 {
+            &bytes[..bytes.len().div_ceil(2)]
+        } else {
+            bytes
+        };
         let (from, to) = (position as usize, position as usize + bytes.len());
         if to > disk.inodes[self.inode].cached.len() {
             disk.space()?;
@@ -332,7 +367,10 @@ impl File for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.fs.disk();
         disk.syncs += 1;
-        let failed = disk.call();
+        let failed = match std::mem::take(&mut disk.fail_sync) {
+            true => Err(io::Error::other("the disk gave up")),
+            false => disk.call(),
+        };
         let inode = &mut disk.inodes[self.inode];
         if failed.is_err() {
             inode.forgotten = inode.dirty.clone();

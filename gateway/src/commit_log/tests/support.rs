@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::super::fs::Fs;
 use super::super::{
-    BadCheckpoint, CommitLog, CommitReport, Condition, DurableState, Hole, Item, OpenError, Opened,
-    Observer, Options, Progress, SEGMENT_BYTES_MIN,
+    BadCheckpoint, CommitLog, CommitReport, Condition, DurableState, Hole, Item, Observer,
+    OpenError, Opened, Options, Progress, SEGMENT_BYTES_MIN,
 };
 use super::sim_fs::SimFs;
 use crate::record::{NewRecord, Offset, Origin, PayloadKind, RecordView, SourceName, Stamp};
@@ -114,7 +114,9 @@ pub(super) fn open_with(
 /// The payload of the record with this number: 0 to 2999 bytes, different for each.
 pub(super) fn payload(number: u64) -> Vec<u8> {
     let len = (number.wrapping_mul(7919) % 3000) as usize;
-    (0..len).map(|at| (number as usize * 31 + at) as u8).collect()
+    (0..len)
+        .map(|at| (number as usize * 31 + at) as u8)
+        .collect()
 }
 
 /// Appends the record with this number, which must get it as its offset.
@@ -125,7 +127,10 @@ pub(super) fn append(log: &CommitLog, number: u64) -> bool {
         subject: "press/1",
         kind: PayloadKind::Opaque,
         origin: Origin::Line,
-        received: Stamp { wall_ms: number as i64, mono_ms: number },
+        received: Stamp {
+            wall_ms: number as i64,
+            mono_ms: number,
+        },
         payload: &payload(number),
     };
     match log.append(&record) {
@@ -174,7 +179,10 @@ pub(super) fn read(log: &CommitLog, from: Offset) -> Content {
             }
             Item::Hole(hole) => content.holes.push(hole),
         }
-        assert!(cursor.position() <= log.progress().synced, "I1: the cursor passed `synced`");
+        assert!(
+            cursor.position() <= log.progress().synced,
+            "I1: the cursor passed `synced`"
+        );
     }
     content
 }
