@@ -176,7 +176,13 @@ impl Writer {
     fn write(&mut self, batch: &mut Gathered, content_end: usize) -> Result<(), Refused> {
         let bytes = batch::aligned(content_end) as u64;
         if self.position + bytes > self.active_bytes {
-            self.roll(batch.base)?;
+            let active = self.shared.lock().segments.back().copied();
+            match active {
+                // It holds no record yet, and is shorter than a segment of today: begun by a
+                // configuration with smaller ones, or cut short by a crash.
+                Some(segment) if segment.base == batch.base => self.extend(segment)?,
+                Some(_) | None => self.roll(batch.base)?,
+            }
         }
         batch.bytes.truncate(content_end);
         batch::seal(
@@ -274,6 +280,25 @@ impl Writer {
         }
         drop(inner);
         self.has_spare = false;
+        Ok(())
+    }
+
+    /// Makes the active segment as long as segments are now. Durable on return.
+    fn extend(&mut self, segment: Segment) -> Result<(), Refused> {
+        let more = self.options.segment_bytes.saturating_sub(segment.bytes);
+        if self.shared.lock().disk_bytes + more > self.options.bytes_max {
+            return Err(Refused::Full);
+        }
+        self.active
+            .allocate(self.options.segment_bytes)
+            .and_then(|()| self.active.sync_data())
+            .map_err(|error| refused(error, "extend", self.active_path()))?;
+        self.active_bytes = segment.bytes + more;
+        let mut inner = self.shared.lock();
+        inner.disk_bytes += more;
+        if let Some(last) = inner.segments.back_mut() {
+            last.bytes += more;
+        }
         Ok(())
     }
 

@@ -57,7 +57,8 @@ fn check(fs: &SimFs, life: &Life, what: &str) {
     assert_holds(log, committed, next);
     assert_eq!(opened.state, Digest::of(next), "{what}: I9");
     assert_eq!(opened.recovery.holes, Vec::new(), "{what}");
-    assert!(append_synced(log, next..next + 3), "{what}: it goes on");
+    let goes_on = append_synced(log, next..next + 3);
+    assert!(goes_on, "{what}: it goes on: {:?}", log.failure());
     assert_holds(log, committed, next + 3);
 }
 

@@ -168,7 +168,18 @@ pub(super) struct Content {
 pub(super) fn read(log: &CommitLog, from: Offset) -> Content {
     let mut content = Content::default();
     let mut cursor = log.cursor(from);
-    while let Some(item) = cursor.next().expect("read") {
+    let mut failures = 0;
+    loop {
+        let item = match cursor.next() {
+            Ok(Some(item)) => item,
+            Ok(None) => break,
+            // An injected error: the cursor has not moved, and the call may be repeated.
+            Err(_) if failures == 0 => {
+                failures += 1;
+                continue;
+            }
+            Err(error) => panic!("{error:?}"),
+        };
         match item {
             Item::Batch(batch) => {
                 for record in batch.records() {
