@@ -1,4 +1,26 @@
-//! Edge gateway. (head follows)
+//! Edge gateway: serial and MQTT in, a durable commit log, Kafka out.
+//!
+//! # The path of one record
+//! A [`source`] takes it off its wire and appends it through [`ingest`] to the [`commit_log`], which
+//! gathers records, writes them as one batch and syncs once. Only then does the source acknowledge
+//! the sender. The [`forwarder`] reads synced records, routes them, and hands them to [`kafka`]; over
+//! an unbroken run of delivery reports the committed offset moves, and segments below it are reused.
+//!
+//! # Guarantees
+//! - **G1** A sender is acknowledged only after its record is synced ([`ingest::Committed`]).
+//! - **G2** A record leaves the disk only after Kafka's delivery report, after it became a dead
+//!   letter on disk, or by a configured rule that counts it.
+//! - **G3** Records of one key reach their topic in the order in which they were received.
+//! - **G6** No input makes the gateway panic, hang or grow without bound.
+//! - **G7** Nothing is dropped silently: counters with reasons, and gap markers.
+//! - **G8** A corrupt or full disk needs no human at the board.
+//!
+//! G4 (exactly once) and G5 (redelivery recognised) are not there yet.
+//!
+//! # Map
+//! [`app`] starts and drains everything · [`config`], [`cli`], [`logging`], [`probe`] ·
+//! [`record`], [`clock`], [`state`] · [`source`] · [`ingest`] · [`commit_log`] · [`dead_letters`] ·
+//! [`forwarder`] · [`kafka`] · [`http`], [`metrics`]
 
 pub mod app;
 pub mod cli;

@@ -59,10 +59,15 @@ fn a_payload_over_the_limit_is_one_dead_letter_and_does_not_come_again() {
         gateway.kill_and_restart();
         gateway.wait_ready();
         client.publish("a/b", b"later");
-        assert_eq!(
-            oracle.take(1, SOON)[0].value.as_deref(),
-            Some(&b"later"[..])
-        );
+        // What was delivered right before the kill may come to Kafka again, but nothing else.
+        loop {
+            let next = oracle.take(1, SOON).remove(0).value;
+            match next.as_deref() {
+                Some(b"later") => break,
+                Some(b"before" | b"after") => {}
+                other => panic!("MQTT {protocol}: {other:?}"),
+            }
+        }
         let again = gateway.metric("edge_gateway_records_received_total", &[]);
         assert_eq!(again, Some(1.0), "MQTT {protocol}: only what is new");
     }
