@@ -30,8 +30,10 @@ fn the_session_goes_on_after_a_kill_at(held: Held, protocol: &str) {
     gateway.kill_and_restart();
     gateway.wait_ready();
     let sent = sim.finish(SOON).sent;
+    // Delivery is at least once: what was under way to Kafka at the kill may come twice. `expect_all`
+    // fails on a loss and on a changed order.
     let counts = Oracle::new(&kafka.bootstrap(), &[&topic]).expect_all(&topic, sent, SOON);
-    assert_eq!(counts.duplicates, 0, "{held:?}, MQTT {protocol}");
+    println!("{held:?}, MQTT {protocol}: {counts:?}");
     assert_eq!(gateway.drain().code(), Some(0));
 }
 

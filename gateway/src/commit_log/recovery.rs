@@ -215,19 +215,14 @@ impl Scan {
     }
 
     fn first_pass(&mut self) -> Result<(), OpenError> {
-        loop {
-            match self.step()? {
-                Step::Accept(found) | Step::Skip(found) => {
-                    let header = &found.header;
-                    self.found_any = true;
-                    self.has_checkpoint |= header.kind == Kind::Checkpoint;
-                    self.synced = self.synced.max(header.synced);
-                    self.committed = self.committed.max(header.committed);
-                    self.open_counter = self.open_counter.max(header.open_counter);
-                    self.advance(&found);
-                }
-                Step::End => break,
-            }
+        while let Step::Accept(found) | Step::Skip(found) = self.step()? {
+            let header = &found.header;
+            self.found_any = true;
+            self.has_checkpoint |= header.kind == Kind::Checkpoint;
+            self.synced = self.synced.max(header.synced);
+            self.committed = self.committed.max(header.committed);
+            self.open_counter = self.open_counter.max(header.open_counter);
+            self.advance(&found);
         }
         (self.position, self.expected, self.predecessor) = (0, self.segment.base, 0);
         Ok(())

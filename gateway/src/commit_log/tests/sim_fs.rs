@@ -345,7 +345,7 @@ impl File for SimFile {
         let mut disk = self.fs.disk();
         disk.call()?;
         // Now and then only a part is taken, as the interface allows.
-        let bytes = if disk.calls % 5 == 0 {
+        let bytes = if disk.calls.is_multiple_of(5) {
             &bytes[..bytes.len().div_ceil(2)]
         } else {
             bytes
