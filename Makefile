@@ -2,8 +2,10 @@
 # build   everything, in the profile the tests use
 # test    unit, end-to-end and fault tests, against real Mosquitto and Apache Kafka
 # lint    format and clippy
+# demo    the main job in one terminal, 40 s: telemetry, an outage, a kill, and a table of what
+#         arrived. KAFKA=real runs it on Apache Kafka.
 
-.PHONY: setup build test lint
+.PHONY: setup build test lint demo
 
 setup:
 	./tests/setup.sh
@@ -19,3 +21,7 @@ test: setup build
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+demo: setup
+	cargo build --release --workspace --bins
+	target/release/demo --kafka $(or $(KAFKA),embedded)

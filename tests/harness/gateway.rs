@@ -115,10 +115,20 @@ impl Gateway {
     /// If the program is missing.
     #[must_use]
     pub fn start(settings: &Settings) -> Self {
+        Self::start_with_text(|dir, http_port| settings.text(dir, http_port))
+    }
+
+    /// Starts a gateway with the configuration that `text` makes for a directory, in which `data`
+    /// is there for its data, and an HTTP port; returns at once.
+    ///
+    /// # Panics
+    /// If the program is missing.
+    #[must_use]
+    pub fn start_with_text(text: impl FnOnce(&Path, u16) -> String) -> Self {
         let dir = temp_dir();
         let http_port = ports::free();
         std::fs::create_dir_all(dir.path().join("data")).expect("a new directory is writable");
-        let text = settings.text(dir.path(), http_port);
+        let text = text(dir.path(), http_port);
         std::fs::write(config_path(dir.path()), text).expect("a new directory is writable");
         Self {
             process: spawn(dir.path()),
