@@ -112,8 +112,11 @@ impl Demo {
         let mut gateway = Gateway::start_with_text(|dir, http_port| {
             configuration(&bootstrap, &broker.url(), lines.path(), dir, http_port)
         });
-        let sims = simulators(&broker.url(), lines.path());
+        let presses = press_simulators(lines.path());
+        // Nobody keeps what is published before the gateway's first subscription.
         gateway.wait_ready();
+        let mut sims = city_simulators(&broker.url());
+        sims.push(presses);
         let oracle = Oracle::new(&bootstrap, &TOPICS);
         Self {
             cluster,
@@ -252,15 +255,20 @@ fn press_line(lines: &Path, number: usize) -> String {
         .into_owned()
 }
 
-/// Starts all devices, in the order of [`TOPICS`].
-fn simulators(mqtt: &str, lines: &Path) -> Vec<Vec<Sim>> {
-    let city = CITY.map(|(profile, topic, devices, rate)| {
+/// Starts the MQTT devices, in the order of [`TOPICS`].
+fn city_simulators(mqtt: &str) -> Vec<Vec<Sim>> {
+    let kind = |(profile, topic, devices, rate)| {
         let count = rate * SENDING_ENDS;
         vec![Sim::start(&format!(
             "mqtt --url {mqtt} --topic {topic} --profile {profile} --devices {devices} \
              --rate {rate} --count {count} --seed 1 --qos 1"
         ))]
-    });
+    };
+    CITY.into_iter().map(kind).collect()
+}
+
+/// Starts the serial devices: the gateway's ports are there once these are.
+fn press_simulators(lines: &Path) -> Vec<Sim> {
     let count = PRESS_RATE * SENDING_ENDS;
     let press = |number: usize| {
         Sim::start(&format!(
@@ -269,7 +277,5 @@ fn simulators(mqtt: &str, lines: &Path) -> Vec<Vec<Sim>> {
             press_line(lines, number)
         ))
     };
-    let mut sims = Vec::from(city);
-    sims.push((1..=PRESSES).map(press).collect());
-    sims
+    (1..=PRESSES).map(press).collect()
 }
