@@ -6,6 +6,7 @@
 mod bad_input;
 mod load;
 mod mqtt;
+mod partitions;
 mod refusals;
 mod serial;
 mod tls;

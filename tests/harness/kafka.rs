@@ -168,6 +168,26 @@ impl Kafka {
         self.wait_for_leaders(name, partitions);
     }
 
+    /// Has Java's own producer send a record with each of `keys`, which hold neither a tab nor the
+    /// end of a line.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn produce_by_java(&self, topic: &str, keys: &[String]) {
+        let records = self.dir.path().join("records.txt");
+        let lines: String = keys.iter().map(|key| format!("{key}\tvalue\n")).collect();
+        std::fs::write(&records, lines).expect("the broker's directory is writable");
+        let mut command = java("org.apache.kafka.tools.ConsoleProducer");
+        command
+            .args(["--bootstrap-server", &self.bootstrap(), "--topic", topic])
+            .args(["--property", "parse.key=true"])
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(std::fs::File::open(&records).expect("just written"));
+        let output = command.output().expect("Java is installed");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", output.status);
+    }
+
     fn wait_for_leaders(&self, topic: &str, partitions: i32) {
         let consumer: BaseConsumer = self.client_config().create().expect("valid");
         let what = format!("leaders of {topic}");
