@@ -1,9 +1,10 @@
 //! Start, run and drain: the one place that spawns tasks and threads.
 //!
 //! ```text
-//! start   log and dead letters opened and locked → HTTP → forwarder thread → sources
+//! start   log and dead letters opened and locked → device registry, not waited for → HTTP
+//!         → forwarder thread → sources
 //! drain   sources stop, wait for the commit of what they took, acknowledge
-//!         → forwarder delivers for `shutdown_grace` → logs closed
+//!         → forwarder delivers for `shutdown_grace` → logs closed → device registry closed
 //! ```
 //!
 //! The log is opened before any source connects: a second gateway on the same directory must not
@@ -32,11 +33,13 @@ use crate::commit_log::{
 };
 use crate::config::{Config, Source, SourceKind, WhenFull};
 use crate::dead_letters::DeadLetters;
+use crate::forwarder::route::Router;
 use crate::forwarder::{self, ForwarderContext, ForwarderError};
 use crate::http::{self, Status};
 use crate::ingest::Ingest;
 use crate::metrics::{Metrics, SourceReason};
 use crate::record::Offset;
+use crate::registry::Registry;
 use crate::source::{self, SourceContext, SourceError};
 use crate::state::GatewayState;
 
@@ -151,6 +154,7 @@ struct Gateway {
     progress: watch::Receiver<Progress>,
     dead_letters: DeadLetters,
     metrics: Arc<Metrics>,
+    devices: Registry,
 }
 
 impl Gateway {
@@ -195,6 +199,7 @@ impl Gateway {
         let dead_letters = DeadLetters::open(&config.gateway.data_dir, &owner, &metrics)
             .map_err(AppError::Open)?;
         let progress = opening.1.clone();
+        let devices = open_registry(&config, &metrics);
         Ok(Self {
             config: Arc::new(config),
             log,
@@ -202,6 +207,7 @@ impl Gateway {
             progress,
             dead_letters,
             metrics,
+            devices,
         })
     }
 
@@ -222,6 +228,7 @@ impl Gateway {
             gateway_id: self.config.gateway.id.clone(),
             log: self.log.clone(),
             metrics: Arc::clone(&self.metrics),
+            devices: self.devices.view(),
             ready,
             started: Instant::now(),
         });
@@ -249,9 +256,11 @@ impl Gateway {
             Ok(Err(_)) | Err(_) => Err(AppError::Panicked("the forwarder")),
         };
         let (log, dead_letters) = (self.log.clone(), self.dead_letters.clone());
+        let mut devices = self.devices;
         let closed = tokio::task::spawn_blocking(move || {
             log.close();
             dead_letters.close();
+            devices.close();
         });
         closed
             .await
@@ -294,7 +303,8 @@ impl Gateway {
             let (ready, ready_seen) = watch::channel(false);
             readiness.push((name.to_string(), ready_seen));
             let context = SourceContext {
-                ingest: Ingest::new(self.log.clone(), self.progress.clone()),
+                ingest: Ingest::new(self.log.clone(), self.progress.clone())
+                    .watched_by(self.devices.watch(&name)),
                 dead_letters: self.dead_letters.clone(),
                 metrics: self.metrics.source(&name),
                 recovered: self.state.source(&name),
@@ -319,6 +329,14 @@ type ForwarderThread = (
     JoinHandle<Result<(), ForwarderError>>,
     tokio::sync::oneshot::Receiver<()>,
 );
+
+/// Never fails, and is not waited for: a registry that can't be read begins anew.
+fn open_registry(config: &Config, metrics: &Metrics) -> Registry {
+    let (routes, kafka) = (config.routes.clone(), &config.kafka);
+    let router = Router::new(routes, &kafka.topic, kafka.key.clone());
+    let dir = config.gateway.data_dir.join("registry");
+    Registry::start(dir, router, metrics.devices.clone())
+}
 
 fn log_dir(config: &Config) -> PathBuf {
     config.gateway.data_dir.join("log")

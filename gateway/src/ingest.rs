@@ -13,12 +13,14 @@ use tokio::sync::watch;
 
 use crate::commit_log::{AppendError, CommitLog, Condition, Progress};
 use crate::record::{NewRecord, Offset};
+use crate::registry::Watch;
 
 /// A handle on the log for sources. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ingest {
     log: CommitLog,
     progress: watch::Receiver<Progress>,
+    devices: Option<Watch>,
 }
 
 /// A place in the log that is not durable yet.
@@ -67,7 +69,20 @@ impl Ingest {
     /// Joins a log with the channel on which its progress is announced.
     #[must_use]
     pub fn new(log: CommitLog, progress: watch::Receiver<Progress>) -> Self {
-        Self { log, progress }
+        Self {
+            log,
+            progress,
+            devices: None,
+        }
+    }
+
+    /// Also tells the device registry of each record that the log takes.
+    #[must_use]
+    pub fn watched_by(self, devices: Watch) -> Self {
+        Self {
+            devices: Some(devices),
+            ..self
+        }
     }
 
     /// Buffers a record.
@@ -75,7 +90,11 @@ impl Ingest {
     /// # Errors
     /// See [`AppendError`]; nothing was taken.
     pub fn try_append(&self, record: &NewRecord<'_>) -> Result<Ticket, AppendError> {
-        self.log.append(record).map(|offset| Ticket { offset })
+        let offset = self.log.append(record)?;
+        if let Some(devices) = &self.devices {
+            devices.note(record);
+        }
+        Ok(Ticket { offset })
     }
 
     /// Buffers a record, waiting for room.

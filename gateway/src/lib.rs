@@ -19,7 +19,7 @@
 //!
 //! # Map
 //! [`app`] starts and drains everything · [`config`], [`cli`], [`logging`], [`probe`] ·
-//! [`record`], [`clock`], [`state`] · [`source`] · [`ingest`] · [`commit_log`] · [`dead_letters`] ·
+//! [`record`], [`clock`], [`state`], [`registry`] · [`source`] · [`ingest`] · [`commit_log`] · [`dead_letters`] ·
 //! [`forwarder`] · [`kafka`] · [`http`], [`metrics`]
 
 pub mod app;
@@ -36,5 +36,6 @@ pub mod logging;
 pub mod metrics;
 pub mod probe;
 pub mod record;
+pub mod registry;
 pub mod source;
 pub mod state;

@@ -21,6 +21,7 @@ use prometheus_client::metrics::info::Info;
 
 use crate::commit_log::{CommitLog, Item};
 use crate::record::SourceName;
+use crate::registry::RegistryFigures;
 
 /// Label `source`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,6 +84,8 @@ pub struct Metrics {
     pub commit_duration: Histogram,
     /// Commit to delivery report, in seconds.
     pub delivery_duration: Histogram,
+    /// Of the device registry.
+    pub devices: RegistryFigures,
 }
 
 /// One source's figures.
@@ -150,6 +153,7 @@ impl Metrics {
             kafka_connected: Level::default(),
             commit_duration: Histogram::new(durations()),
             delivery_duration: Histogram::new(durations()),
+            devices: RegistryFigures::default(),
         }
         .registered()
     }
@@ -212,6 +216,7 @@ impl Metrics {
             "From commit to delivery report",
             self.delivery_duration.clone(),
         );
+        self.devices.register(r);
         self
     }
 

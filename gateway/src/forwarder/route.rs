@@ -115,13 +115,7 @@ impl Router {
 
     /// Finds where a record goes, and fills `routed` with it. What `routed` held before is gone.
     pub fn route(&self, record: &RecordView<'_>, routed: &mut Routed) {
-        let Routed { text, captures, .. } = routed;
-        text.clear();
-        let route = self
-            .routes
-            .iter()
-            .find(|route| route.takes(record, captures));
-        routed.device = route.and_then(|route| route.pattern.device());
+        let route = self.find(record, routed);
         routed.render_topic(route.and_then(|route| route.topic.as_ref()), self, record);
         let key = route.and_then(|route| route.key.as_ref());
         routed.key = routed.render(key.unwrap_or(&self.key), record);
@@ -131,6 +125,29 @@ impl Router {
             let value = routed.render(value, record);
             routed.headers.push(Header { name, value });
         }
+    }
+
+    /// The record's device alone (DESIGN §4), in the memory of `routed`; of that nothing else is
+    /// left.
+    pub fn device<'r>(&self, record: &RecordView<'_>, routed: &'r mut Routed) -> &'r str {
+        let _route = self.find(record, routed);
+        let values = Values {
+            record,
+            captures: &routed.captures,
+            device: routed.device,
+        };
+        values.push_device(&mut routed.text);
+        &routed.text
+    }
+
+    /// Empties `routed` and looks which route takes the record.
+    fn find(&self, record: &RecordView<'_>, routed: &mut Routed) -> Option<&Route> {
+        let Routed { text, captures, .. } = routed;
+        text.clear();
+        let mut routes = self.routes.iter();
+        let route = routes.find(|route| route.takes(record, captures));
+        routed.device = route.and_then(|route| route.pattern.device());
+        route
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! - `/health`: 200 while the pipeline can make progress, else 503; JSON says what is wrong.
 //! - `/ready`: 200 once every source has connected once.
-//! - `/metrics`: Prometheus text, `/api/status`: JSON.
+//! - `/metrics`: Prometheus text, `/api/status`: JSON, with the devices seen last:
+//!   `?devices=N` for N of them (100 by default, 1,000 at most), `&skip=N` for those behind.
 //!
 //! A scrape asks the log for a copy of its figures; nothing here can hold up a record.
 
@@ -11,7 +12,7 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -21,6 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit_log::{CommitLog, Condition};
 use crate::metrics::Metrics;
+use crate::registry::RegistryView;
+
+/// Devices a status shows where it is not told how many, and at most.
+const DEVICES_SHOWN: usize = 100;
+const DEVICES_SHOWN_MAX: usize = 1000;
 
 /// What the endpoints report from.
 #[derive(Debug)]
@@ -31,6 +37,8 @@ pub struct Status {
     pub log: CommitLog,
     /// All figures.
     pub metrics: Arc<Metrics>,
+    /// The devices seen.
+    pub devices: RegistryView,
     /// Whether each source has been connected once, by name.
     pub ready: Vec<(String, watch::Receiver<bool>)>,
     /// When the gateway was started.
@@ -96,7 +104,9 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
     }
 }
 
-async fn api_status(State(status): State<Arc<Status>>) -> Json<Value> {
+async fn api_status(State(status): State<Arc<Status>>, RawQuery(query): RawQuery) -> Json<Value> {
+    let page = Page::of(query.as_deref().unwrap_or_default());
+    let devices = devices(status.devices.clone(), page).await;
     let stats = status.log.stats();
     let sources: Vec<Value> = status
         .ready
@@ -119,5 +129,62 @@ async fn api_status(State(status): State<Arc<Status>>) -> Json<Value> {
         },
         "kafka_connected": status.metrics.kafka_connected.get() == 1,
         "sources": sources,
+        "devices": devices,
     }))
+}
+
+/// Which devices to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Page {
+    skip: usize,
+    limit: usize,
+}
+
+impl Page {
+    /// Numbers that are none are as good as left out.
+    fn of(query: &str) -> Self {
+        let mut page = Self {
+            skip: 0,
+            limit: DEVICES_SHOWN,
+        };
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match (name.as_ref(), value.parse()) {
+                ("devices", Ok(limit)) => page.limit = DEVICES_SHOWN_MAX.min(limit),
+                ("skip", Ok(skip)) => page.skip = skip,
+                (_, Ok(_) | Err(_)) => {}
+            }
+        }
+        page
+    }
+}
+
+/// Sorting tens of thousands of devices is nothing for a thread that also runs sources.
+async fn devices(devices: RegistryView, page: Page) -> Value {
+    let looked = tokio::task::spawn_blocking(move || devices.snapshot(page.skip, page.limit));
+    let Ok(snapshot) = looked.await else {
+        return Value::Null;
+    };
+    json!({
+        "count": snapshot.count,
+        "store": snapshot.store.condition().as_str(),
+        "store_error": snapshot.store.last_error,
+        "newest": snapshot.devices,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_devices_is_bounded_whatever_is_asked_for() {
+        let page = |query| {
+            let page = Page::of(query);
+            (page.skip, page.limit)
+        };
+        assert_eq!(page(""), (0, DEVICES_SHOWN));
+        assert_eq!(page("devices=0"), (0, 0));
+        assert_eq!(page("skip=7&devices=1000000"), (7, DEVICES_SHOWN_MAX));
+        assert_eq!(page("devices=-1&skip=x&a=1"), (0, DEVICES_SHOWN));
+    }
 }

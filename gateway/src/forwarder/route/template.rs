@@ -42,7 +42,7 @@ impl Values<'_> {
     }
 
     /// The capture `{device}`, else what the serial line calls the device, else the topic.
-    fn push_device(&self, out: &mut String) {
+    pub(super) fn push_device(&self, out: &mut String) {
         match (self.device, self.record.origin) {
             (Some(number), _) => out.push_str(self.capture(number)),
             (None, Origin::Mqtt { .. }) => out.push_str(self.record.subject),

@@ -1,0 +1,332 @@
+//! The thread that works with the store: opens it, loads it, writes to it, and begins it anew.
+//!
+//! Every call of the store is made here, in a `catch_unwind`, with no lock held.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use super::store::{Place, Store, StoreError};
+use super::{Shared, lock};
+
+/// Devices written at once: memory and the time the devices are locked.
+const BATCH_DEVICES: usize = 256;
+/// After this time a call of the store is shown as stuck.
+const STUCK_AFTER: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 30_000 });
+
+/// How often the store is written, and tried again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pacing {
+    /// Shortest time between two writes: what a crash takes with it.
+    pub(super) write_interval: Duration,
+    /// For each device written the next write waits as long, so that many of them do not wear out
+    /// the flash: sled writes 200 to 300 bytes for each (measured with batches of 100 to 10,000),
+    /// which makes 260 MB a day at most.
+    pub(super) write_interval_per_device: Duration,
+    /// First wait before the store is begun anew, after a failure that is not the first.
+    pub(super) retry_min: Duration,
+    /// Longest wait; also the time after which a failure counts as the first again.
+    pub(super) retry_max: Duration,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self {
+            write_interval: Duration::from_secs(60),
+            write_interval_per_device: Duration::from_millis(100),
+            retry_min: Duration::from_secs(1),
+            retry_max: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What the copy on disk is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Being opened and read.
+    Opening,
+    /// As of the last write.
+    Ready,
+    /// Being written.
+    Writing,
+    /// Waits until it is begun anew.
+    Waiting,
+    /// A call has not come back for half a minute.
+    Stuck,
+    /// Ended, or never begun.
+    Off,
+}
+
+/// How the copy on disk is.
+#[derive(Clone, Debug)]
+pub struct StoreStatus {
+    condition: Condition,
+    since: Instant,
+    /// Why it was last begun anew, or waits.
+    pub last_error: Option<String>,
+}
+
+impl StoreStatus {
+    pub(super) fn opening() -> Self {
+        Self {
+            condition: Condition::Opening,
+            since: Instant::now(),
+            last_error: None,
+        }
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        let is_busy = matches!(self.condition, Condition::Opening | Condition::Writing);
+        if is_busy && self.since.elapsed() > STUCK_AFTER {
+            return Condition::Stuck;
+        }
+        self.condition
+    }
+
+    pub(super) fn becomes(&mut self, condition: Condition, error: Option<String>) {
+        self.condition = condition;
+        self.since = Instant::now();
+        if error.is_some() {
+            self.last_error = error;
+        }
+    }
+}
+
+impl Condition {
+    /// One word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Ready => "ready",
+            Self::Writing => "writing",
+            Self::Waiting => "waiting",
+            Self::Stuck => "stuck",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    place: Box<dyn Place>,
+    pacing: Pacing,
+    stopped: Receiver<()>,
+    retry: Duration,
+    /// What is there could not be removed after a failure. It must not be loaded: memory holds it.
+    must_clear: bool,
+    /// There was too little disk space, which was said.
+    is_starved: Cell<bool>,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        place: Box<dyn Place>,
+        pacing: Pacing,
+        stopped: Receiver<()>,
+    ) -> Self {
+        Self {
+            shared,
+            place,
+            pacing,
+            stopped,
+            retry: Duration::ZERO,
+            must_clear: false,
+            is_starved: Cell::new(false),
+        }
+    }
+
+    /// Runs until the registry is closed.
+    pub(super) fn run(mut self) {
+        loop {
+            let begun = Instant::now();
+            let Err(error) = self.session() else {
+                break;
+            };
+            if begun.elapsed() >= self.pacing.retry_max {
+                self.retry = Duration::ZERO;
+            }
+            let wait = self.failed(error);
+            if self.sleep(wait) {
+                break;
+            }
+        }
+        self.becomes(Condition::Off);
+    }
+
+    /// From opening the store to the registry's end.
+    fn session(&mut self) -> Result<(), StoreError> {
+        self.becomes(Condition::Opening);
+        if self.must_clear {
+            self.clear()?;
+        }
+        let place = &mut self.place;
+        let store = guarded("open", || place.open())?;
+        match self.serve(&*store) {
+            Ok(()) => guarded("close", || store.close()),
+            Err(error) => {
+                // Dropping it writes, and may fail as well.
+                let _ = guarded("drop", || {
+                    drop(store);
+                    Ok(())
+                });
+                Err(error)
+            }
+        }
+    }
+
+    fn serve(&self, store: &dyn Store) -> Result<(), StoreError> {
+        self.load(store)?;
+        loop {
+            let written = self.write(store)?;
+            let count = u32::try_from(written).unwrap_or(u32::MAX);
+            let pause = self.pacing.write_interval_per_device.saturating_mul(count);
+            if self.sleep(pause.max(self.pacing.write_interval)) {
+                self.write(store)?;
+                return Ok(());
+            }
+        }
+    }
+
+    fn load(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let mut loaded = Vec::new();
+        let recall = |loaded: &mut Vec<(String, _)>| {
+            let mut devices = lock(&self.shared.devices);
+            for (key, device) in loaded.drain(..) {
+                devices.recall(&key, device);
+            }
+        };
+        guarded("load", || {
+            store.load(&mut |key, device| {
+                loaded.push((key.to_owned(), device));
+                if loaded.len() == BATCH_DEVICES {
+                    recall(&mut loaded);
+                }
+            })
+        })?;
+        recall(&mut loaded);
+        guarded("seal", || store.seal())
+    }
+
+    /// Writes what the store does not know yet, unless there is too little disk space. Returns how
+    /// many devices that were.
+    fn write(&self, store: &dyn Store) -> Result<usize, StoreError> {
+        let mut written = 0;
+        loop {
+            if let Err(error) = guarded("space", || self.place.has_space()) {
+                self.starved(error)?;
+                return Ok(written);
+            }
+            let changes = lock(&self.shared.devices).take_unwritten(BATCH_DEVICES);
+            if changes.is_empty() {
+                break;
+            }
+            self.becomes(Condition::Writing);
+            guarded("write", || store.write(&changes))?;
+            written += changes.len();
+        }
+        if written > 0 {
+            guarded("seal", || store.seal())?;
+        }
+        self.is_starved.set(false);
+        self.becomes(Condition::Ready);
+        Ok(written)
+    }
+
+    /// Says once that space is missing; any other error is given back.
+    fn starved(&self, error: StoreError) -> Result<(), StoreError> {
+        let StoreError::NoSpace { .. } = error else {
+            return Err(error);
+        };
+        let text = chain(&error);
+        if !self.is_starved.replace(true) {
+            tracing::warn!(error = text, "the device registry is not written for now");
+        }
+        lock(&self.shared.store).becomes(Condition::Waiting, Some(text));
+        Ok(())
+    }
+
+    /// Makes the place ready for a new beginning. Returns how long to wait for it.
+    fn failed(&mut self, error: StoreError) -> Duration {
+        let Err(error) = self.starved(error) else {
+            return self.pacing.write_interval;
+        };
+        let wait = match error {
+            StoreError::Interrupted => self.pacing.retry_max,
+            StoreError::Unclean
+            | StoreError::Damaged
+            | StoreError::Content
+            | StoreError::TooLarge { .. }
+            | StoreError::Io { .. }
+            | StoreError::Sled(_)
+            | StoreError::Panicked(_)
+            | StoreError::NoSpace { .. } => self.retry,
+        };
+        self.retry = (self.retry * 4).clamp(self.pacing.retry_min, self.pacing.retry_max);
+        lock(&self.shared.devices).nothing_is_written();
+        let text = chain(&error);
+        lock(&self.shared.store).becomes(Condition::Waiting, Some(text.clone()));
+        self.shared.figures.reset(error.reason());
+        let wait_seconds = wait.as_secs();
+        tracing::warn!(
+            error = text,
+            wait_seconds,
+            "the device registry's copy on disk begins anew; delivery does not depend on it"
+        );
+        if let Err(error) = self.clear() {
+            let text = chain(&error);
+            tracing::warn!(
+                error = text,
+                "the device registry's files cannot be removed"
+            );
+            lock(&self.shared.store).becomes(Condition::Waiting, Some(text));
+        }
+        wait
+    }
+
+    fn clear(&mut self) -> Result<(), StoreError> {
+        let place = &mut self.place;
+        self.must_clear = true;
+        guarded("clear", || place.clear())?;
+        self.must_clear = false;
+        Ok(())
+    }
+
+    /// Waits; true if the registry is being closed.
+    fn sleep(&self, time: Duration) -> bool {
+        // A message or a closed channel both mean the end; a time-out does not.
+        let _ = self.stopped.recv_timeout(time);
+        self.shared.stopping.load(Ordering::Acquire)
+    }
+
+    fn becomes(&self, condition: Condition) {
+        lock(&self.shared.store).becomes(condition, None);
+    }
+}
+
+/// Calls the store; a panic becomes an error.
+fn guarded<T>(
+    what: &'static str,
+    call: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(StoreError::Panicked(what)))
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

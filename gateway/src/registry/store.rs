@@ -1,0 +1,311 @@
+//! The registry's copy on disk: what the keeper asks of a store, and sled as one.
+//!
+//! ```text
+//! <data_dir>/registry/sealed        what sled left, see `seal`; missing while sled opens
+//!                    /opening       there while sled opens: whoever finds it knows how that ended
+//!                    /devices.sled/ sled's own files
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::devices::{Change, Device};
+use super::seal::Contents;
+
+/// Memory sled may use for pages, in bytes; its default is 1 GiB.
+const CACHE_BYTES: u64 = 1 << 20;
+/// sled's file never shrinks: beyond this it is removed and written anew. All devices take a
+/// fifth of it.
+const STORE_BYTES_MAX: u64 = 32 << 20;
+/// Least free space at which the registry writes (D5).
+const FREE_BYTES_MIN: u64 = 16 << 20;
+
+/// Why the store can't go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// Nothing was touched; it may be tried again.
+    #[error("only {free} bytes of disk are free, the registry leaves {min} to the log")]
+    NoSpace { free: u64, min: u64 },
+    /// No seal: the process was killed while sled was at work.
+    #[error("the files were not left whole")]
+    Unclean,
+    /// The seal says otherwise.
+    #[error("the files are not as they were left")]
+    Damaged,
+    /// The marker was there.
+    #[error("the process ended while the store was opened")]
+    Interrupted,
+    /// sled gave something that is no device.
+    #[error("the store holds something that is no device")]
+    Content,
+    /// Grown out of bounds.
+    #[error("the files have grown to {bytes} bytes, at most {bytes_max} are allowed")]
+    TooLarge { bytes: u64, bytes_max: u64 },
+    /// A file operation failed.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// sled says so.
+    #[error("sled failed")]
+    Sled(#[from] sled::Error),
+    /// The keeper caught a panic.
+    #[error("the store panicked on {0}")]
+    Panicked(&'static str),
+}
+
+impl StoreError {
+    /// For the metric.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::NoSpace { .. } => "no_space",
+            Self::Unclean => "unclean",
+            Self::Damaged => "damaged",
+            Self::Interrupted => "interrupted",
+            Self::Content => "content",
+            Self::TooLarge { .. } => "too_large",
+            Self::Io { .. } => "io",
+            Self::Sled(_) => "sled",
+            Self::Panicked(_) => "panic",
+        }
+    }
+
+    fn io<'p>(what: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Self + 'p {
+        move |source| Self::Io {
+            what,
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
+/// Where a store lives. Any call may panic or hang: it is the keeper's business to survive that.
+pub(super) trait Place: Send {
+    /// Opens what was left there, or a new store where nothing is.
+    fn open(&mut self) -> Result<Box<dyn Store>, StoreError>;
+
+    /// Removes whatever is there.
+    fn clear(&mut self) -> Result<(), StoreError>;
+
+    /// Whether there is disk space to write.
+    fn has_space(&self) -> Result<(), StoreError>;
+}
+
+/// An open store.
+pub(super) trait Store: Send {
+    /// Gives every device to `take`.
+    fn load(&self, take: &mut dyn FnMut(&str, Device)) -> Result<(), StoreError>;
+
+    /// Takes changes; they are kept from the next [`Store::seal`] on.
+    fn write(&self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Makes what was written outlive the process.
+    fn seal(&self) -> Result<(), StoreError>;
+
+    /// Ends; what was sealed outlives a power cut too.
+    fn close(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// A directory for a sled database.
+#[derive(Clone, Debug)]
+pub(super) struct SledPlace {
+    pub(super) dir: PathBuf,
+    pub(super) bytes_max: u64,
+    pub(super) free_bytes_min: u64,
+}
+
+impl SledPlace {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            bytes_max: STORE_BYTES_MAX,
+            free_bytes_min: FREE_BYTES_MIN,
+        }
+    }
+
+    fn store_dir(&self) -> PathBuf {
+        self.dir.join("devices.sled")
+    }
+
+    fn seal_path(&self) -> PathBuf {
+        self.dir.join("sealed")
+    }
+
+    fn marker_path(&self) -> PathBuf {
+        self.dir.join("opening")
+    }
+
+    /// Whether what is there, if anything, is what sled left.
+    fn check(&self) -> Result<(), StoreError> {
+        let failed = StoreError::io("read the directory", &self.dir);
+        if fs::read_dir(&self.dir).map_err(failed)?.next().is_none() {
+            return Ok(());
+        }
+        if fs::symlink_metadata(self.marker_path()).is_ok() {
+            return Err(StoreError::Interrupted);
+        }
+        let seal = match fs::read(self.seal_path()) {
+            Ok(seal) => seal,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Unclean);
+            }
+            Err(error) => return Err(StoreError::io("read", &self.seal_path())(error)),
+        };
+        let store_dir = self.store_dir();
+        let leftover = StoreError::io("remove an unfinished snapshot of", &store_dir);
+        remove_unfinished_snapshots(&store_dir).map_err(leftover)?;
+        let failed = StoreError::io("read", &store_dir);
+        let contents = Contents::read(&store_dir, self.bytes_max, false).map_err(failed)?;
+        if contents.is_sealed_by(&seal) {
+            Ok(())
+        } else {
+            Err(StoreError::Damaged)
+        }
+    }
+
+    /// Breaks the seal and leaves the marker, in this order.
+    fn mark(&self) -> Result<(), StoreError> {
+        let (marker, seal) = (self.marker_path(), self.seal_path());
+        remove_file_if_there(&seal).map_err(StoreError::io("remove", &seal))?;
+        fs::write(&marker, b"").map_err(StoreError::io("write", &marker))
+    }
+
+    fn seal(&self, sync: bool) -> Result<(), StoreError> {
+        let (dir, path, marker) = (self.store_dir(), self.seal_path(), self.marker_path());
+        // Room to be measured beyond the bound.
+        let read = Contents::read(&dir, 4 * self.bytes_max, sync);
+        let contents = read.map_err(StoreError::io("read", &dir))?;
+        if contents.bytes > self.bytes_max {
+            return Err(StoreError::TooLarge {
+                bytes: contents.bytes,
+                bytes_max: self.bytes_max,
+            });
+        }
+        remove_file_if_there(&marker).map_err(StoreError::io("remove", &marker))?;
+        contents
+            .seal(&path, sync)
+            .map_err(StoreError::io("write", &path))
+    }
+}
+
+impl Place for SledPlace {
+    fn open(&mut self) -> Result<Box<dyn Store>, StoreError> {
+        fs::create_dir_all(&self.dir).map_err(StoreError::io("make", &self.dir))?;
+        self.has_space()?;
+        self.check()?;
+        self.mark()?;
+        let db = sled::Config::new()
+            .path(self.store_dir())
+            .cache_capacity(CACHE_BYTES)
+            // Its own thread would wake an idle board twice a second; the keeper flushes.
+            .flush_every_ms(None)
+            .open()?;
+        let place = self.clone();
+        Ok(Box::new(SledStore { db, place }))
+    }
+
+    fn clear(&mut self) -> Result<(), StoreError> {
+        let dir = &self.dir;
+        // The directory itself may be a mount, or a link to one: it stays.
+        if !dir.is_dir() {
+            remove(dir).map_err(StoreError::io("remove", dir))?;
+            return fs::create_dir_all(dir).map_err(StoreError::io("make", dir));
+        }
+        let failed = StoreError::io("read the directory", dir);
+        for entry in fs::read_dir(dir).map_err(failed)? {
+            let path = entry
+                .map_err(StoreError::io("read the directory", dir))?
+                .path();
+            remove(&path).map_err(StoreError::io("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    fn has_space(&self) -> Result<(), StoreError> {
+        let failed = |error: rustix::io::Errno| {
+            StoreError::io("ask for the free space of", &self.dir)(error.into())
+        };
+        let disk = rustix::fs::statvfs(&self.dir).map_err(failed)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let min = self.free_bytes_min;
+        if free < min {
+            return Err(StoreError::NoSpace { free, min });
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let is_dir = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.is_dir(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if is_dir {
+        fs::remove_dir_all(path)
+    } else {
+        remove_file_if_there(path)
+    }
+}
+
+fn remove_file_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// A full disk leaves one behind, and sled then refuses every later start.
+fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "generating") {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+struct SledStore {
+    db: sled::Db,
+    place: SledPlace,
+}
+
+impl Store for SledStore {
+    fn load(&self, take: &mut dyn FnMut(&str, Device)) -> Result<(), StoreError> {
+        for entry in self.db.iter() {
+            let (key, value) = entry?;
+            let key = std::str::from_utf8(&key).map_err(|_| StoreError::Content)?;
+            let device = Device::from_bytes(&value).map_err(|_| StoreError::Content)?;
+            take(key, device);
+        }
+        Ok(())
+    }
+
+    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for (key, device) in changes {
+            match device {
+                Some(device) => batch.insert(key.as_bytes(), device.to_bytes()),
+                None => batch.remove(key.as_bytes()),
+            }
+        }
+        Ok(self.db.apply_batch(batch)?)
+    }
+
+    fn seal(&self) -> Result<(), StoreError> {
+        self.db.flush()?;
+        self.place.seal(false)
+    }
+
+    fn close(self: Box<Self>) -> Result<(), StoreError> {
+        let Self { db, place } = *self;
+        db.flush()?;
+        drop(db);
+        place.seal(true)
+    }
+}
