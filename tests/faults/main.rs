@@ -6,6 +6,7 @@
 mod gateway_killed;
 mod kafka_away;
 mod mosquitto_restarted;
+mod power_cut;
 mod qos2_handshake;
 mod shutdown;
 
