@@ -227,6 +227,7 @@ impl Gateway {
         let status = Arc::new(Status {
             gateway_id: self.config.gateway.id.clone(),
             log: self.log.clone(),
+            bytes_max: self.config.buffer.bytes_max,
             metrics: Arc::clone(&self.metrics),
             devices: self.devices.view(),
             ready,

@@ -65,6 +65,7 @@ fn a_registry_full_of_garbage_begins_anew_while_records_are_delivered() {
         Some(1.0)
     );
     assert_eq!(gateway.metric(RESETS, &[("reason", "damaged")]), Some(1.0));
+    the_status_page_finds_what_it_shows(&gateway);
     assert_eq!(gateway.drain().code(), Some(0));
 
     gateway.kill_and_restart();
@@ -74,4 +75,29 @@ fn a_registry_full_of_garbage_begins_anew_while_records_are_delivered() {
     let seen = devices(&gateway);
     assert_eq!(seen["newest"][0]["records"], 12, "kept over the restart");
     assert_eq!(gateway.metric(RESETS, &[]), None);
+}
+
+/// Every name that the page's script takes from the status is there.
+fn the_status_page_finds_what_it_shows(gateway: &Gateway) {
+    let (code, page) = gateway.get("/").unwrap();
+    assert_eq!(code, 200);
+    let (_, body) = gateway.get("/api/status?devices=20").unwrap();
+    let status: Value = serde_json::from_str(&body).unwrap();
+    let names: Vec<&str> = page
+        .split("status.")
+        .skip(1)
+        .map(|rest| {
+            rest.split(|c: char| !(c.is_alphanumeric() || "._".contains(c)))
+                .next()
+                .unwrap()
+        })
+        .map(|name| name.split(".map").next().unwrap())
+        .collect();
+    assert!(names.len() > 8, "{names:?}");
+    for name in names {
+        let found = status.pointer(&format!("/{}", name.replace('.', "/")));
+        assert!(found.is_some(), "the page wants {name}, which {body} lacks");
+    }
+    assert_eq!(status["sources"][0]["connected"], true);
+    assert_eq!(status["sources"][0]["received"], 10);
 }

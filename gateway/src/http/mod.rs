@@ -4,6 +4,7 @@
 //! - `/ready`: 200 once every source has connected once.
 //! - `/metrics`: Prometheus text, `/api/status`: JSON, with the devices seen last:
 //!   `?devices=N` for N of them (100 by default, 1,000 at most), `&skip=N` for those behind.
+//! - `/`: the status page for people, which reads the JSON above every two seconds.
 //!
 //! A scrape asks the log for a copy of its figures; nothing here can hold up a record.
 
@@ -14,14 +15,14 @@ use axum::Json;
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::commit_log::{CommitLog, Condition};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SourceLabel};
 use crate::registry::RegistryView;
 
 /// Devices a status shows where it is not told how many, and at most.
@@ -35,6 +36,8 @@ pub struct Status {
     pub gateway_id: String,
     /// The main log.
     pub log: CommitLog,
+    /// `[buffer].bytes_max`
+    pub bytes_max: u64,
     /// All figures.
     pub metrics: Arc<Metrics>,
     /// The devices seen.
@@ -55,6 +58,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let routes = Router::new()
+        .route("/", get(|| async { Html(include_str!("status.html")) }))
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
@@ -111,7 +115,7 @@ async fn api_status(State(status): State<Arc<Status>>, RawQuery(query): RawQuery
     let sources: Vec<Value> = status
         .ready
         .iter()
-        .map(|(name, ready)| json!({"name": name, "ready": *ready.borrow()}))
+        .map(|(name, ready)| source(&status.metrics, name, *ready.borrow()))
         .collect();
     Json(json!({
         "gateway": status.gateway_id,
@@ -124,6 +128,7 @@ async fn api_status(State(status): State<Arc<Status>>, RawQuery(query): RawQuery
             "committed": stats.committed.get(),
             "undelivered": stats.undelivered,
             "disk_bytes": stats.disk_bytes,
+            "bytes_max": status.bytes_max,
             "segments": stats.segments,
             "written_bytes": stats.written_bytes,
         },
@@ -131,6 +136,18 @@ async fn api_status(State(status): State<Arc<Status>>, RawQuery(query): RawQuery
         "sources": sources,
         "devices": devices,
     }))
+}
+
+fn source(metrics: &Metrics, name: &str, ready: bool) -> Value {
+    let label = SourceLabel {
+        source: name.to_owned(),
+    };
+    json!({
+        "name": name,
+        "ready": ready,
+        "connected": metrics.source_connected.get_or_create(&label).get() == 1,
+        "received": metrics.received.get_or_create(&label).get(),
+    })
 }
 
 /// Which devices to show.
