@@ -42,6 +42,14 @@ pub trait Fs: Send + Sync + Debug {
     /// As the system says.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name, which nothing may have yet. Durable after [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// `Unsupported` where a file can have one name only; else as the system says.
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Removes a file. Durable after [`Fs::sync_dir`].
     ///
     /// # Errors
@@ -176,6 +184,16 @@ impl Fs for RealFs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to).map_err(|error| match error.raw_os_error() {
+            // What Linux says of a file system without hard links.
+            Some(code) if code == rustix::io::Errno::PERM.raw_os_error() => {
+                io::ErrorKind::Unsupported.into()
+            }
+            _ => error,
+        })
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -45,12 +45,13 @@
 //!
 //! # Layout, bottom-up
 //! [`fs`] · `entry` a record's bytes · [`batch`] · `segment` · `slots` · `shared` · [`recovery`] ·
-//! `writer` · `cursor`
+//! `writer` · `cursor` · [`offline`] the directory as others see it
 
 mod batch;
 mod cursor;
 mod entry;
 pub mod fs;
+pub mod offline;
 mod progress;
 mod recovery;
 mod segment;

@@ -84,6 +84,16 @@ impl Slots {
     }
 }
 
+/// Reads the newest whole slot without changing anything. A slot that is being written meanwhile is
+/// not whole; the other one then is.
+pub(super) fn peek(fs: &dyn Fs, dir: &Path) -> io::Result<Option<Slot>> {
+    match fs.open(&path(dir), false) {
+        Ok(file) => Ok(read(&*file)?.map(|(_, slot)| slot)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Where a log's slots are.
 pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join(FILE_NAME)

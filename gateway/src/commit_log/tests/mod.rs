@@ -6,10 +6,12 @@
 //! - `crashes`: a power cut, a kill or an error at every single call
 //! - `damage`: what recovery must tell apart
 //! - `model`: random operations against a simple model
+//! - `offline`: the directory as somebody else reads it
 
 mod basics;
 mod crashes;
 mod damage;
 mod model;
+mod offline;
 mod sim_fs;
 mod support;
