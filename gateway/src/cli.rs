@@ -3,6 +3,8 @@
 //! What a person asked for goes to standard output, what went wrong to standard error. An error is
 //! printed once, here, with the chain of its causes.
 
+mod buffer;
+
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -51,6 +53,9 @@ enum Command {
         #[arg(long)]
         connect: bool,
     },
+    /// Look into the buffer on disk, also while a gateway runs
+    #[command(subcommand)]
+    Buffer(buffer::Buffer),
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,14 +82,19 @@ fn usage(error: &clap::Error) -> u8 {
 }
 
 fn perform(command: Command) -> u8 {
-    let (Command::Run { file } | Command::Check { file, .. }) = &command;
-    let config = match config::load(&file.config) {
-        Ok(config) => config,
-        Err(error) => return refuse(&error),
-    };
     match command {
-        Command::Run { .. } => run(config),
-        Command::Check { file, connect } => check(&config, &file.config, connect),
+        Command::Run { file } => with_config(&file.config, run),
+        Command::Check { file, connect } => {
+            with_config(&file.config, |config| check(&config, &file.config, connect))
+        }
+        Command::Buffer(command) => buffer::perform(&command),
+    }
+}
+
+fn with_config(path: &Path, perform: impl FnOnce(Config) -> u8) -> u8 {
+    match config::load(path) {
+        Ok(config) => perform(config),
+        Err(error) => refuse(&error),
     }
 }
 

@@ -52,7 +52,8 @@ fn a_command_line_that_makes_no_sense_ends_with_64() {
         &["rnu"],
         &["run", "--confgi", "x"],
         &["check", "--config"],
-        &["buffer", "stat"],
+        &["buffer"],
+        &["buffer", "stat", "--count", "3"],
         &["top"],
     ] {
         let output = gateway(arguments);

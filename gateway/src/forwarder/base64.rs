@@ -4,7 +4,7 @@ const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// Section 4, with padding.
-pub(super) fn append_standard(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn append_standard(bytes: &[u8], out: &mut Vec<u8>) {
     append(bytes, STANDARD, out);
     let padding = (3 - bytes.len() % 3) % 3;
     out.extend_from_slice(&b"=="[..padding]);

@@ -23,7 +23,7 @@
 //! - **Crash**: records between the committed offset and the last report are sent again.
 //! - **Drain**: everything synced is sent, and reports waited for, until the grace period is over.
 
-mod base64;
+pub(crate) mod base64;
 mod encode;
 mod event_time;
 mod gap;
@@ -32,7 +32,7 @@ mod in_flight;
 mod lane;
 pub mod route;
 mod topics;
-mod value;
+pub(crate) mod value;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

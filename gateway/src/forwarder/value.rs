@@ -29,14 +29,14 @@ pub(super) const BYTES: &str = "application/octet-stream";
 /// The payload is no `SenML`, or holds what JSON cannot say.
 #[derive(Debug, thiserror::Error)]
 #[error("the payload cannot be written as SenML-JSON")]
-pub(super) struct NotJson(#[from] serde_cbor::Error);
+pub(crate) struct NotJson(#[from] serde_cbor::Error);
 
 /// The value for a payload, made in `buffer` where it isn't the payload itself, and its media
 /// type.
 ///
 /// # Errors
 /// [`NotJson`] where JSON is asked for.
-pub(super) fn value<'a>(
+pub(crate) fn value<'a>(
     format: ValueFormat,
     kind: PayloadKind,
     payload: &'a [u8],

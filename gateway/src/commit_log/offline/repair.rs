@@ -79,11 +79,11 @@ impl Gathered {
 }
 
 /// Reads the whole log and finds out what is to be done, oldest segment first: nothing if nothing
-/// is damaged. Changes nothing.
+/// is damaged. Changes nothing. `passed` is told how many bytes of the segments are read.
 ///
 /// # Errors
 /// As [`super::Scan::next`].
-pub fn plan(log: &LogDir<'_>) -> Result<Vec<Mend>, OfflineError> {
+pub fn plan(log: &LogDir<'_>, passed: &mut dyn FnMut(u64)) -> Result<Vec<Mend>, OfflineError> {
     let mut segments: BTreeMap<Offset, Gathered> = BTreeMap::new();
     let mut before = None;
     let mut scan = log.scan();
@@ -99,6 +99,7 @@ pub fn plan(log: &LogDir<'_>) -> Result<Vec<Mend>, OfflineError> {
             }
             Event::Finding(_) => {}
         }
+        passed(scan.passed_bytes());
     }
     let mut taken = names(log).collect();
     let damaged = segments
@@ -124,7 +125,7 @@ pub fn repair(log: &LogDir<'_>, owner: &str) -> Result<Vec<Mend>, OfflineError> 
     })?;
     // Planned again, since a gateway may have run until the lock was taken.
     let log = LogDir::read(log.fs, &log.dir)?;
-    let mends = plan(&log)?;
+    let mends = plan(&log, &mut |_| {})?;
     for mend in &mends {
         mend.apply(&log)?;
     }

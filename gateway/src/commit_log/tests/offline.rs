@@ -112,7 +112,7 @@ fn a_healthy_log_is_read_whole_and_nothing_in_it_changes() {
     let log = LogDir::read(&RealFs, dir.path()).expect("read");
     assert!(log.segments() > 3);
     assert_eq!((log.first(), log.end()), (Offset::ZERO, Offset::new(100)));
-    assert_eq!(plan(&log).expect("plan").len(), 0);
+    assert_eq!(plan(&log, &mut |_| {}).expect("plan").len(), 0);
     assert_eq!(repair(&log, "test").expect("repair").len(), 0);
     let mut after = files(dir.path());
     // The owner of the lock is for the eyes of the next one.
@@ -316,7 +316,7 @@ fn a_newer_format_is_refused_and_no_damage() {
     fs::write(&path, &bytes).expect("write");
     let before = files(dir.path());
     let log = LogDir::read(&RealFs, dir.path()).expect("the newest segment is of today");
-    let refused = plan(&log).expect_err("newer");
+    let refused = plan(&log, &mut |_| {}).expect_err("newer");
     assert!(
         refused.to_string().contains("format version 99"),
         "{refused}"
@@ -426,8 +426,15 @@ fn withstand(dir: &Path, harms: &[Harm]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+fn cases() -> u32 {
+    std::env::var("EDGE_GATEWAY_MODEL_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(48)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happened_a_repair_keeps_all_that_is_whole_and_the_gateway_delivers_it(
