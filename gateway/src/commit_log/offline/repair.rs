@@ -2,9 +2,10 @@
 //! for whoever wants to try.
 //!
 //! A damaged segment keeps its bytes under another name, `<base>.damaged`. In its place comes a new
-//! file with copies of its whole batches. Where its last records are lost, the copy ends in an empty
-//! batch at the offset that comes next, so that the loss stays known and nothing looks damaged any
-//! more. Nothing is ever deleted.
+//! file with copies of its whole batches. Where its first records are lost, the copy begins with an
+//! empty batch of the first offset; where its last ones are, it ends in an empty batch of the offset
+//! that comes next: so the loss stays known and nothing looks damaged any more. Nothing is ever
+//! deleted.
 //!
 //! # Crash
 //! The copy is synced before anything is renamed, and the segment gets its second name before the
@@ -39,10 +40,12 @@ pub struct Mend {
     pub records_kept: u64,
     /// What is wrong with it.
     pub findings: Vec<Finding>,
+    /// The empty batch at the begin.
+    head: Option<Header>,
     /// Runs of whole batches: position and bytes.
     kept: Vec<(u64, u64)>,
     /// The empty batch at the end.
-    marker: Option<Header>,
+    tail: Option<Header>,
 }
 
 /// One segment as the scan goes over it.
@@ -50,7 +53,7 @@ pub struct Mend {
 struct Gathered {
     damage: Vec<Finding>,
     kept: Vec<(u64, u64)>,
-    first: Option<Offset>,
+    first: Option<Header>,
     records: u64,
     /// Where its lost end leads up to, and the last whole batch before.
     lost_end: Option<(Offset, Option<Header>)>,
@@ -64,7 +67,7 @@ impl Gathered {
             }
             Some(_) | None => self.kept.push((batch.position, batch.bytes)),
         }
-        self.first.get_or_insert(batch.base());
+        self.first.get_or_insert(*batch.header());
         self.records += batch.count();
         self.lost_end = None;
     }
@@ -137,19 +140,19 @@ fn names<'l>(log: &'l LogDir<'_>) -> impl Iterator<Item = String> + use<'l> {
     others.map(|file| file.name.clone())
 }
 
-/// An empty batch that leads up to `end`. None without an identity: then no batch would be ours.
-fn marker(log: &LogDir<'_>, end: Offset, before: Option<Header>) -> Option<Header> {
-    let identity = log.identity?;
+/// An empty batch at `base`, as of the time of another batch. None without an identity: then no
+/// batch would be ours.
+fn empty_batch(log: &LogDir<'_>, base: Offset, like: Option<Header>) -> Option<Header> {
     Some(Header {
         kind: Kind::Records,
-        identity,
-        open_counter: before.map_or(1, |before| before.open_counter),
+        identity: log.identity?,
+        open_counter: like.map_or(1, |like| like.open_counter),
         count: 0,
-        base: end,
-        synced: end,
-        committed: before.map_or(Offset::ZERO, |before| before.committed),
-        boot_id: before.map_or(0, |before| before.boot_id),
-        written_mono_ms: before.map_or(0, |before| before.written_mono_ms),
+        base,
+        synced: base,
+        committed: like.map_or(Offset::ZERO, |like| like.committed.min(base)),
+        boot_id: like.map_or(0, |like| like.boot_id),
+        written_mono_ms: like.map_or(0, |like| like.written_mono_ms),
     })
 }
 
@@ -160,23 +163,31 @@ fn mend(
     taken: &mut BTreeSet<String>,
 ) -> Mend {
     let file = file_name(segment);
-    let marker = gathered
-        .lost_end
-        .and_then(|(end, before)| marker(log, end, before));
-    let overlaps = gathered
+    // What is left of an overlapping segment begins behind the one before it.
+    let overlap = gathered
         .damage
         .iter()
-        .any(|finding| finding.what == What::Overlap);
-    // What is left of an overlapping segment begins behind the one before it.
-    let base = gathered.first.filter(|_| overlaps).unwrap_or(segment);
-    let has_content = !gathered.kept.is_empty() || marker.is_some();
+        .find(|finding| finding.what == What::Overlap);
+    let begin = overlap
+        .and_then(|finding| finding.offsets)
+        .map_or(segment, |(_, last)| last.plus(1));
+    let tail = gathered
+        .lost_end
+        .and_then(|(end, before)| empty_batch(log, end, before));
+    let is_free = begin == segment || log.segments.iter().all(|other| other.base != begin);
+    let has_content = is_free && (!gathered.kept.is_empty() || tail.is_some());
+    let first = gathered.first.or(tail);
+    let head = first
+        .filter(|first| first.base != begin)
+        .and_then(|first| empty_batch(log, begin, Some(first)));
     Mend {
         aside: free_name(stem(&file), "damaged", taken),
-        replaced_by: has_content.then(|| file_name(base)),
+        replaced_by: has_content.then(|| file_name(begin)),
         records_kept: gathered.records,
         findings: gathered.damage,
+        head,
         kept: gathered.kept,
-        marker,
+        tail,
         file,
     }
 }
@@ -252,6 +263,9 @@ impl Mend {
 
     fn write(&self, from: &dyn File, to: &dyn File) -> io::Result<()> {
         let mut end = 0;
+        if let Some(head) = &self.head {
+            end = write_empty(to, head, end)?;
+        }
         let mut piece = vec![0; PIECE_BYTES];
         for &(position, bytes) in &self.kept {
             let mut done = 0;
@@ -268,11 +282,17 @@ impl Mend {
                 done += read as u64;
             }
         }
-        if let Some(header) = &self.marker {
-            let mut empty = vec![0; HEADER_BYTES];
-            batch::seal(header, &mut empty);
-            fs::write_all_at(to, &empty, end)?;
+        if let Some(tail) = &self.tail {
+            write_empty(to, tail, end)?;
         }
         to.sync_data()
     }
+}
+
+/// Returns where the next batch goes.
+fn write_empty(to: &dyn File, header: &Header, position: u64) -> io::Result<u64> {
+    let mut empty = vec![0; HEADER_BYTES];
+    batch::seal(header, &mut empty);
+    fs::write_all_at(to, &empty, position)?;
+    Ok(position + empty.len() as u64)
 }

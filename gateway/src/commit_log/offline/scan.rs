@@ -103,7 +103,7 @@ impl Finding {
 pub enum What {
     /// A batch that was synced is not whole.
     Bad,
-    /// A segment in which nothing is a batch of this log.
+    /// A segment without a batch of its own: damaged all over, or a copy of another one.
     NoBatches,
     /// A whole batch in which records can't be read, or are fewer than it says: a defect of the
     /// program that wrote it.
@@ -177,16 +177,17 @@ struct OpenSegment {
 struct Ends {
     /// First offset of the next segment that holds a batch: none of this one's are beyond.
     bound: Option<Offset>,
-    /// The offset it must lead up to.
-    duty: Offset,
     /// Below this offset a batch that isn't whole is damage.
     synced: Offset,
 }
 
 impl Ends {
+    /// A batch of records before the bound, or the empty one that a repair puts at the end.
     fn admit(&self, header: &Header) -> bool {
+        let is_end =
+            |bound| header.base == bound && header.count == 0 && header.kind == Kind::Records;
         self.bound
-            .is_none_or(|bound| header.base < bound || (header.base == bound && header.count == 0))
+            .is_none_or(|bound| header.base < bound || is_end(bound))
     }
 }
 
@@ -250,8 +251,8 @@ impl<'l> Scan<'l> {
         }
     }
 
-    fn batch(&self, found: &Found) -> Option<BatchAt<'_>> {
-        let open = self.open.as_ref()?;
+    fn batch(&mut self, found: &Found) -> Option<BatchAt<'_>> {
+        let open = self.open.as_mut()?;
         Some(BatchAt {
             content: open.reader.content(found),
             header: found.header,
@@ -270,7 +271,7 @@ impl<'l> Scan<'l> {
         }
         let ends = self.ends()?;
         let Ok(reader) = self.log.reader(&segment) else {
-            return Ok(self.lost(0, segment.bytes, ends.duty, What::ReadError));
+            return Ok(self.lost(0, segment.bytes, ends, What::ReadError));
         };
         if !self.log.is_live(self.index)? {
             // Begun and not yet written, or never: a gateway removes it.
@@ -278,7 +279,7 @@ impl<'l> Scan<'l> {
                 self.close();
                 return Ok(Step::Again);
             }
-            return Ok(self.lost(0, segment.bytes, ends.duty, What::NoBatches));
+            return Ok(self.lost(0, segment.bytes, ends, What::NoBatches));
         }
         self.open = Some(OpenSegment {
             segment,
@@ -295,9 +296,23 @@ impl<'l> Scan<'l> {
         Ok(Step::Finding(overlap))
     }
 
+    /// The offset that the segment must lead up to: where the next one begins, whole or not, unless
+    /// that one's name lies among what was read already.
+    fn duty(&self, ends: Ends) -> Offset {
+        let following = &self.log.segments[self.index + 1..];
+        let next = following
+            .iter()
+            .map(|next| next.base)
+            .find(|base| *base >= self.reach);
+        match (ends.bound, next) {
+            (Some(_), Some(next)) => next,
+            (None, Some(next)) => next.min(ends.synced),
+            (_, None) => ends.synced,
+        }
+    }
+
     fn ends(&self) -> Result<Ends, OfflineError> {
         let log = self.log;
-        let next = log.segments.get(self.index + 1).map(|next| next.base);
         let mut bound = None;
         for index in self.index + 1..log.segments.len() {
             if log.is_live(index)? {
@@ -305,17 +320,8 @@ impl<'l> Scan<'l> {
                 break;
             }
         }
-        let duty = match (bound, next) {
-            (Some(_), Some(next)) => next,
-            (None, Some(next)) => next.min(log.synced),
-            (_, None) => log.synced,
-        };
         let synced = bound.unwrap_or(log.synced);
-        Ok(Ends {
-            bound,
-            duty,
-            synced,
-        })
+        Ok(Ends { bound, synced })
     }
 
     /// Looks at the next place of the open segment.
@@ -379,7 +385,7 @@ impl<'l> Scan<'l> {
         match found {
             Some(found) if self.reach < ends.synced => {
                 if self.log.is_gone(&open.segment) {
-                    return self.lost(position, bytes, ends.duty, What::Bad);
+                    return self.lost(position, bytes, ends, What::Bad);
                 }
                 open.position = found.position;
                 let bytes = found.position - position;
@@ -392,7 +398,7 @@ impl<'l> Scan<'l> {
                 self.close();
                 Step::Finding(tail)
             }
-            None if self.reach < ends.duty => self.lost(position, bytes, ends.duty, What::Bad),
+            None if self.reach < self.duty(ends) => self.lost(position, bytes, ends, What::Bad),
             None => {
                 self.close();
                 Step::Again
@@ -404,13 +410,14 @@ impl<'l> Scan<'l> {
         let Some(open) = &self.open else {
             return Step::Again;
         };
-        let (position, duty) = (open.position, open.ends.duty);
+        let (position, ends) = (open.position, open.ends);
         let bytes = open.segment.bytes.saturating_sub(position);
-        self.lost(position, bytes, duty, What::ReadError)
+        self.lost(position, bytes, ends, What::ReadError)
     }
 
-    /// Gives up the rest of the segment, up to the offset `end`.
-    fn lost(&mut self, position: u64, bytes: u64, end: Offset, what: What) -> Step {
+    /// Gives up the rest of the segment.
+    fn lost(&mut self, position: u64, bytes: u64, ends: Ends, what: What) -> Step {
+        let end = self.duty(ends);
         let what = if self.log.is_gone(&self.log.segments[self.index]) {
             What::Recycled
         } else {
@@ -464,19 +471,23 @@ impl LogDir<'_> {
         opened.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether the segment holds a batch of its own.
+    /// Whether the segment is what its name says: it begins with a batch of that offset, or where
+    /// its head is damaged holds one of the offsets between this name and the next.
     fn is_live(&self, index: usize) -> Result<bool, OfflineError> {
         let segment = self.segments[index];
-        let ours = |header: &Header| header.base >= segment.base;
+        let next = self.segments.get(index + 1).map(|next| next.base);
+        let between = |header: &Header| {
+            header.base >= segment.base && next.is_none_or(|next| header.base < next)
+        };
         let Ok(mut reader) = self.reader(&segment) else {
             return Ok(false);
         };
         match reader.look(0, segment.bytes) {
             Ok(Look::Newer(found)) => Err(self.newer(&segment, found)),
-            Ok(Look::Batch(found)) if ours(&found.header) => Ok(true),
+            Ok(Look::Batch(found)) => Ok(found.header.base == segment.base),
             // What can't be read holds nothing for us.
-            Ok(Look::Batch(_) | Look::Nothing) => Ok(reader
-                .search(0, segment.bytes, ours)
+            Ok(Look::Nothing) => Ok(reader
+                .search(0, segment.bytes, between)
                 .is_ok_and(|found| found.is_some())),
             Err(_) => Ok(false),
         }

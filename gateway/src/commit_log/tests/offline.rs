@@ -444,3 +444,25 @@ proptest! {
         withstand(dir.path(), &harms)?;
     }
 }
+
+#[test]
+fn a_copy_of_a_segment_under_another_name_costs_nothing_and_is_put_aside() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    closed_log(dir.path(), 60);
+    let (first, second) = {
+        let names = segment_files(dir.path());
+        (names[0].clone(), names[1].clone())
+    };
+    let odd = dir.path().join("00000000000000000004.seg");
+    for from in [first, second] {
+        fs::copy(dir.path().join(from), &odd).expect("copied");
+        let seen = look(dir.path());
+        assert_eq!(seen.offsets, all(60));
+        let damage = seen.damage();
+        assert_eq!((damage.len(), damage[0].what), (1, What::NoBatches));
+        let log = LogDir::read(&RealFs, dir.path()).expect("read");
+        assert_eq!(repair(&log, "test").expect("repair").len(), 1);
+        assert!(!odd.exists());
+        assert_eq!(look(dir.path()).findings, []);
+    }
+}
