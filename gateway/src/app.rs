@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{EXIT_FAILURE, EXIT_STORAGE};
+use crate::clock::SystemClock;
 use crate::commit_log::fs::RealFs;
 use crate::commit_log::{
     CommitLog, CommitReport, Condition, Observer, OpenError, Opened, Options, Progress, Recovery,
@@ -184,6 +185,9 @@ impl Gateway {
                 WhenFull::Block => false,
                 WhenFull::DropOldest => true,
             },
+            age_max: config.buffer.age_max,
+            compression: config.buffer.compression,
+            clock: Arc::new(SystemClock::default()),
             owner: owner.clone(),
         };
         let state = GatewayState::default();

@@ -11,10 +11,11 @@ use prometheus_client::metrics::family::Family;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::clock::SystemClock;
 use crate::commit_log::fs::RealFs;
 use crate::commit_log::{
-    AppendError, CommitLog, CommitReport, Condition, Item, Observer, OpenError, Options, Progress,
-    ReadError,
+    AppendError, CommitLog, CommitReport, Compression, Condition, Item, Observer, OpenError,
+    Options, Progress, ReadError,
 };
 use crate::ingest::Ingest;
 use crate::metrics::{Metrics, ReasonLabel, SourceReason};
@@ -156,6 +157,9 @@ impl DeadLetters {
             segment_bytes: SEGMENT_BYTES,
             commit_interval: Duration::ZERO,
             drop_oldest: true,
+            age_max: None,
+            compression: Compression::None,
+            clock: Arc::new(SystemClock::default()),
             owner: owner.to_owned(),
         };
         let observer = Announcer {

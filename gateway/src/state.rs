@@ -136,8 +136,11 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::clock::SystemClock;
     use crate::commit_log::fs::RealFs;
-    use crate::commit_log::{CommitLog, CommitReport, Observer, Opened, Options, Progress};
+    use crate::commit_log::{
+        CommitLog, CommitReport, Compression, Observer, Opened, Options, Progress,
+    };
     use crate::record::{NewRecord, Offset, Stamp};
 
     fn record(source: &'static str, origin: Origin) -> RecordView<'static> {
@@ -248,6 +251,9 @@ mod tests {
             segment_bytes: SEGMENT_BYTES,
             commit_interval: Duration::ZERO,
             drop_oldest: false,
+            age_max: None,
+            compression: Compression::None,
+            clock: Arc::new(SystemClock::default()),
             owner: "test".to_owned(),
         };
         CommitLog::open(Arc::new(RealFs), options, Box::new(Nobody), state).expect("open")

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use edge_gateway::clock::SystemClock;
 use edge_gateway::commit_log::fs::RealFs;
 use edge_gateway::commit_log::{
-    CommitLog, CommitReport, Observer, Options, Progress, SEGMENT_BYTES_MIN,
+    CommitLog, CommitReport, Compression, Observer, Options, Progress, SEGMENT_BYTES_MIN,
 };
 use edge_gateway::record::{NewRecord, Offset, Origin, PayloadKind, SourceName, Stamp};
 use serde_json::Value;
@@ -35,6 +36,9 @@ fn open(data_dir: &Path) -> CommitLog {
         segment_bytes: SEGMENT_BYTES_MIN,
         commit_interval: Duration::ZERO,
         drop_oldest: false,
+        age_max: None,
+        compression: Compression::None,
+        clock: Arc::new(SystemClock::default()),
         owner: "gateway test-gw, process 1".to_owned(),
     };
     CommitLog::open(Arc::new(RealFs), options, Box::new(Deaf), ())

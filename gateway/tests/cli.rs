@@ -1,10 +1,10 @@
 //! The command line of the real binary: what it prints where, and its exit codes (DESIGN §5).
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -109,6 +109,41 @@ fn check_sums_up_a_valid_configuration() {
         "256 MiB",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[test]
+fn a_small_budget_is_all_it_takes_to_have_a_working_buffer() {
+    for more in [
+        "",
+        "when_full = \"drop_oldest\"\nage_max = \"7 days\"\ncompression = \"zstd\"\n",
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut text = fs::read_to_string(connectable(dir.path(), 9, "127.0.0.1:9", "5"))
+            .expect("written just now");
+        text += "[http]\nlisten = \"127.0.0.1:0\"\n[buffer]\nbytes_max = \"16 MiB\"\n";
+        let file = written(dir.path(), &(text + more));
+        let checked = check(&file, &[]);
+        assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
+        assert!(stdout(&checked).contains("16 MiB"), "{}", stdout(&checked));
+        let mut gateway = Command::new(env!("CARGO_BIN_EXE_edge-gateway"))
+            .args(["run", "--config"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        // It listens for signals once it says that it runs.
+        let stderr = gateway.stderr.take().expect("it is piped");
+        let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+        let runs = lines.by_ref().any(|line| line.contains("running"));
+        assert!(runs, "{more}: it ended before it ran");
+        let segment = dir.path().join("log/00000000000000000000.seg");
+        assert_eq!(fs::metadata(segment).expect("a segment").len(), 4 << 20);
+        let pid = rustix::process::Pid::from_child(&gateway);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let rest: Vec<String> = lines.collect();
+        let ended = gateway.wait().expect("it ends");
+        assert_eq!(ended.code(), Some(0), "{rest:?}");
     }
 }
 

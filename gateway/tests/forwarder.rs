@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use edge_gateway::clock::SystemClock;
 use edge_gateway::commit_log::fs::RealFs;
-use edge_gateway::commit_log::{CommitLog, CommitReport, Observer, Options, Progress};
+use edge_gateway::commit_log::{CommitLog, CommitReport, Compression, Observer, Options, Progress};
 use edge_gateway::config::{self, Config};
 use edge_gateway::dead_letters::{DeadLetters, Envelope};
 use edge_gateway::forwarder::{self, ForwarderContext, ForwarderError};
@@ -82,6 +83,9 @@ impl Bench {
                 segment_bytes: 256 * 1024,
                 commit_interval: Duration::from_millis(1),
                 drop_oldest,
+                age_max: None,
+                compression: Compression::None,
+                clock: Arc::new(SystemClock::default()),
                 owner: "test".to_owned(),
             },
             Box::new(Unobserved),
@@ -134,7 +138,11 @@ impl Bench {
     }
 
     fn append_payload(&self, number: u64, payload: &[u8]) {
-        let source = SourceName::new("city").expect("valid");
+        self.append_of("city", number, payload);
+    }
+
+    fn append_of(&self, source: &str, number: u64, payload: &[u8]) {
+        let source = SourceName::new(source).expect("valid");
         let subject = format!("city/{}", number % DEVICES);
         let record = NewRecord {
             source: &source,
@@ -457,26 +465,45 @@ fn draining_delivers_everything_that_is_synced() {
 }
 
 #[test]
-fn a_hole_in_the_log_becomes_a_gap_marker() {
+fn dropped_records_become_a_gap_marker_for_each_source() {
     let bench = Bench::with_log("", 1 << 20, true);
     let payload = vec![b'x'; 10_000];
     for number in 0..300 {
-        bench.append_payload(number, &payload);
+        let source = if number % 3 == 0 { "press" } else { "city" };
+        bench.append_of(source, number, &payload);
         let progress = bench.log.wait(Offset::new(number), PATIENCE);
         assert!(progress.synced > Offset::new(number));
     }
     let running = bench.start();
     bench.until_committed(300);
     let got = bench.read(usize::try_from(bench.delivered()).expect("few"));
-    let marker = got
+    let markers: Vec<&Got> = got
         .iter()
-        .find(|got| got.headers["ce_type"] == "telemetry.gap")
-        .expect("a marker");
-    let value: serde_json::Value = serde_json::from_str(&marker.value).expect("JSON");
-    assert_eq!(value["first_offset"], 0);
-    let last = value["last_offset"].as_u64().expect("a number");
-    assert_eq!(value["records"], last + 1);
-    assert!(marker.headers["ce_id"].ends_with(&format!(":0-{last}")));
-    assert_eq!(bench.delivered(), 300 - (last + 1) + 1);
+        .filter(|got| got.headers["ce_type"] == "telemetry.gap")
+        .collect();
+    assert_eq!(markers.len(), 2);
+    let mut records = 0;
+    for (source, marker) in ["city", "press"].iter().zip(in_order_of_source(&markers)) {
+        let value: serde_json::Value = serde_json::from_str(&marker.value).expect("JSON");
+        assert_eq!(
+            (value["source"].as_str(), marker.key.as_str()),
+            (Some(*source), *source)
+        );
+        assert_eq!(value["reason"], "buffer_full");
+        assert_eq!(value["first_offset"], 0);
+        let last = value["last_offset"].as_u64().expect("a number");
+        assert!(marker.headers["ce_id"].ends_with(&format!(":0-{last}")));
+        let lost = (0..=last).filter(|number| (number % 3 == 0) == (*source == "press"));
+        assert_eq!(value["records"], lost.count());
+        records += value["records"].as_u64().expect("a number");
+        assert_eq!(bench.delivered(), 300 - (last + 1) + 2);
+    }
+    assert_eq!(bench.delivered(), 300 - records + 2);
     running.drain();
+}
+
+fn in_order_of_source<'a>(markers: &[&'a Got]) -> Vec<&'a Got> {
+    let mut sorted = markers.to_vec();
+    sorted.sort_by_key(|got| got.key.clone());
+    sorted
 }

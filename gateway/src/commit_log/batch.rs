@@ -6,8 +6,8 @@
 //!  8  4  length of the content in bytes
 //! 12  1  format version, 1
 //! 13  1  kind: 0 records · 1 checkpoint (no records; the content is the durable state, I9)
-//! 14  1  compression of the content: 0 none
-//! 15  1  0
+//! 14  1  compression of the content: 0 none · 1 LZ4 block · 2 Zstandard frame
+//! 15  1  1 if the wall clock at 76 was known to be right, else 0
 //! 16  8  log identity
 //! 24  4  open counter: how often the log had been opened when this was written
 //! 28  4  count of records
@@ -17,13 +17,15 @@
 //! 56  8  boot identity: the boot whose monotonic clock the records count in
 //! 64  8  milliseconds since that boot when this was written
 //! 72  4  length of the content before compression
-//! 76  4  0
+//! 76  4  wall clock when this was written, in seconds since the Unix epoch
 //! 80  …  content: entries (see `entry`), or the state
 //! ```
 //!
 //! Integers are little-endian. Batches follow each other at multiples of 8 bytes, so that a reader
 //! who has lost the thread finds the next one in an eighth of the places.
 
+use super::compression::Content;
+use crate::clock::Moment;
 use crate::record::Offset;
 
 /// Bytes of a header.
@@ -51,8 +53,8 @@ pub(super) struct Header {
     pub(super) base: Offset,
     pub(super) synced: Offset,
     pub(super) committed: Offset,
-    pub(super) boot_id: u64,
-    pub(super) written_mono_ms: u64,
+    pub(super) written: Moment,
+    pub(super) content: Content,
 }
 
 impl Header {
@@ -92,15 +94,24 @@ pub(super) fn seal(header: &Header, batch: &mut Vec<u8>) {
         Kind::Records => 0,
         Kind::Checkpoint => 1,
     };
+    let plain_len = match header.content {
+        Content::Plain => content_len,
+        Content::Packed { by, plain_bytes } => {
+            head[14] = by.code();
+            plain_bytes
+        }
+    };
+    head[15] = u8::from(header.written.wall_synced);
     head[16..24].copy_from_slice(&header.identity.to_le_bytes());
     head[24..28].copy_from_slice(&header.open_counter.to_le_bytes());
     head[28..32].copy_from_slice(&header.count.to_le_bytes());
     head[32..40].copy_from_slice(&header.base.get().to_le_bytes());
     head[40..48].copy_from_slice(&header.synced.get().to_le_bytes());
     head[48..56].copy_from_slice(&header.committed.get().to_le_bytes());
-    head[56..64].copy_from_slice(&header.boot_id.to_le_bytes());
-    head[64..72].copy_from_slice(&header.written_mono_ms.to_le_bytes());
-    head[72..76].copy_from_slice(&content_len.to_le_bytes());
+    head[56..64].copy_from_slice(&header.written.boot_id.to_le_bytes());
+    head[64..72].copy_from_slice(&header.written.mono_ms.to_le_bytes());
+    head[72..76].copy_from_slice(&plain_len.to_le_bytes());
+    head[76..80].copy_from_slice(&header.written.wall_s.to_le_bytes());
     let crc = crc32c::crc32c(&batch[8..]);
     batch[4..8].copy_from_slice(&crc.to_le_bytes());
     batch.resize(aligned(batch.len()), 0);
@@ -134,10 +145,13 @@ pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
     if bytes[12] > FORMAT_VERSION {
         return Parsed::Newer(bytes[12]);
     }
-    let kind = match (bytes[13], bytes[14]) {
-        (0, 0) => Kind::Records,
-        (1, 0) => Kind::Checkpoint,
+    let kind = match bytes[13] {
+        0 => Kind::Records,
+        1 => Kind::Checkpoint,
         _ => return Parsed::Nothing,
+    };
+    let Some(content) = Content::of_code(bytes[14], u32_at(bytes, 72)) else {
+        return Parsed::Nothing;
     };
     let header = Header {
         kind,
@@ -147,8 +161,13 @@ pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
         base: Offset::new(u64_at(bytes, 32)),
         synced: Offset::new(u64_at(bytes, 40)),
         committed: Offset::new(u64_at(bytes, 48)),
-        boot_id: u64_at(bytes, 56),
-        written_mono_ms: u64_at(bytes, 64),
+        written: Moment {
+            boot_id: u64_at(bytes, 56),
+            mono_ms: u64_at(bytes, 64),
+            wall_s: u32_at(bytes, 76),
+            wall_synced: bytes[15] == 1,
+        },
+        content,
     };
     Parsed::Whole {
         header,
@@ -191,8 +210,13 @@ mod tests {
             base: Offset::new(40),
             synced: Offset::new(40),
             committed: Offset::new(12),
-            boot_id: 9,
-            written_mono_ms: 1234,
+            written: Moment {
+                boot_id: 9,
+                mono_ms: 1234,
+                wall_s: 0x6500_0001,
+                wall_synced: true,
+            },
+            content: Content::Plain,
         }
     }
 
@@ -212,9 +236,9 @@ mod tests {
             .collect();
         let expected = concat!(
             "45474c42",
-            "f866b304",
+            "435e3501",
             "09000000",
-            "01000000",
+            "01000001",
             "8877665544332211",
             "03000000",
             "02000000",
@@ -224,7 +248,7 @@ mod tests {
             "0900000000000000",
             "d204000000000000",
             "09000000",
-            "00000000",
+            "01000065",
             "74656c656d65747279",
             "00000000000000",
         );

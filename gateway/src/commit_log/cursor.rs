@@ -8,7 +8,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::entry::Entries;
 use super::fs::Fs;
@@ -22,6 +22,8 @@ pub struct Cursor {
     shared: Arc<Shared>,
     fs: Arc<dyn Fs>,
     position: Offset,
+    /// What it returns is sent to Kafka: a drop must not count it.
+    delivers: bool,
     open: Option<OpenSegment>,
 }
 
@@ -51,9 +53,32 @@ pub struct Hole {
     pub first: Offset,
     /// Last missing offset.
     pub last: Offset,
-    /// Why, as in the `reason` label of the metrics: `corrupt`, `missing` (a segment file is gone)
-    /// or `buffer_full` (dropped by `when_full = "drop_oldest"`).
+    /// Why, as in the `reason` label of the metrics: `corrupt`, `missing` (a segment file is gone),
+    /// `buffer_full` (dropped by `when_full = "drop_oldest"`) or `age` (by `age_max`).
     pub reason: &'static str,
+    /// Whose records they were, as far as it is known: empty if nothing is.
+    pub losses: Vec<Loss>,
+}
+
+impl Hole {
+    /// The hole `first..end`, of whose records nothing is known. It is not empty.
+    pub(super) fn new(first: Offset, end: Offset, reason: &'static str) -> Self {
+        Self {
+            first,
+            last: Offset::new(end.get().saturating_sub(1)),
+            reason,
+            losses: Vec::new(),
+        }
+    }
+}
+
+/// What one source lost in a [`Hole`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// Its name; `None` for records of damaged batches.
+    pub source: Option<String>,
+    /// How many; `None` where nobody can know.
+    pub records: Option<u64>,
 }
 
 /// A verified batch.
@@ -104,7 +129,15 @@ impl Cursor {
             shared,
             fs,
             position,
+            delivers: false,
             open: None,
+        }
+    }
+
+    pub(super) fn delivering(self) -> Self {
+        Self {
+            delivers: true,
+            ..self
         }
     }
 
@@ -122,26 +155,27 @@ impl Cursor {
                 return Ok(None);
             }
             let located = inner.locate(self.position);
-            let dropped_below = inner.dropped_below;
             let synced = inner.progress.synced;
             drop(inner);
+            if let Located::Removed { first } = located {
+                return Ok(Some(Item::Hole(self.removed(first))));
+            }
             let step = match located {
-                Located::Nowhere => return Ok(None),
-                Located::Removed { first } => {
-                    let dropped = self.position < dropped_below;
-                    let reason = if dropped { "buffer_full" } else { "missing" };
-                    Step::Hole(self.hole(first, reason))
-                }
+                Located::Nowhere | Located::Removed { .. } => return Ok(None),
                 Located::Sealed { segment, next } => self.read(segment, segment.bytes, next)?,
                 Located::Tail { segment, position } => self.read(segment, position, synced)?,
             };
             match step {
                 Step::Again => {}
-                Step::Hole(hole) => {
+                Step::Hole(hole) if self.claim(hole.last.plus(1)) => {
                     self.position = hole.last.plus(1);
                     return Ok(Some(Item::Hole(hole)));
                 }
-                Step::Found(found) => return Ok(self.batch(&found)),
+                Step::Found(found) if self.claim(found.header.end()) => {
+                    return Ok(Some(self.batch(&found)));
+                }
+                // Dropped just now.
+                Step::Hole(_) | Step::Found(_) => self.open = None,
             }
         }
     }
@@ -158,25 +192,61 @@ impl Cursor {
         self.open = None;
     }
 
-    fn batch(&mut self, found: &Found) -> Option<Item<'_>> {
+    /// Hands out what lies at the position, up to `end`: a drop from now on does not count it. False
+    /// if its segment was dropped before. While it is being dropped this waits.
+    fn claim(&self, end: Offset) -> bool {
+        if !self.delivers {
+            return true;
+        }
+        let mut inner = self.shared.lock();
+        loop {
+            let base = match inner.locate(self.position) {
+                Located::Nowhere | Located::Removed { .. } => return false,
+                Located::Sealed { segment, .. } | Located::Tail { segment, .. } => segment.base,
+            };
+            if inner.dropping != Some(base) {
+                inner.handed_out = inner.handed_out.max(end);
+                return true;
+            }
+            let woken = self.shared.moved.wait(inner);
+            inner = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The hole at the position, where all below `first` is gone.
+    fn removed(&mut self, first: Offset) -> Hole {
+        let mut inner = self.shared.lock();
+        let hole = inner.drops.hole(self.position, first);
+        if self.delivers {
+            inner.handed_out = inner.handed_out.max(hole.last.plus(1));
+            if let Some(uncounted) = inner.drops.take_uncounted(self.position) {
+                inner.uncounted.push(uncounted);
+                self.shared.work.notify_one();
+            }
+        }
+        drop(inner);
+        self.position = hole.last.plus(1);
+        hole
+    }
+
+    fn batch(&mut self, found: &Found) -> Item<'_> {
         let from = self.position;
         self.position = found.header.end();
-        let open = self.open.as_ref()?;
-        Some(Item::Batch(Batch {
-            content: open.reader.content(found),
-            base: found.header.base,
-            from,
-            boot_id: found.header.boot_id,
-            written_mono_ms: found.header.written_mono_ms,
-        }))
+        let open = self.open.as_mut();
+        match open.and_then(|open| open.reader.content(found)) {
+            Some(content) => Item::Batch(Batch {
+                content,
+                base: found.header.base,
+                from,
+                boot_id: found.header.written.boot_id,
+                written_mono_ms: found.header.written.mono_ms,
+            }),
+            None => Item::Hole(Hole::new(from, found.header.end(), "corrupt")),
+        }
     }
 
     fn hole(&self, end: Offset, reason: &'static str) -> Hole {
-        Hole {
-            first: self.position,
-            last: Offset::new(end.get() - 1),
-            reason,
-        }
+        Hole::new(self.position, end, reason)
     }
 
     /// Reads on in `segment`, whose readable part ends at `limit` and with offset `end`.
@@ -237,12 +307,11 @@ impl Cursor {
         };
         if found.header.base > position {
             open.position = found.position;
-            let last = Offset::new(found.header.base.get() - 1);
-            return Ok(Step::Hole(Hole {
-                first: position,
-                last,
-                reason: "corrupt",
-            }));
+            return Ok(Step::Hole(Hole::new(
+                position,
+                found.header.base,
+                "corrupt",
+            )));
         }
         open.position = found.position + found.bytes as u64;
         Ok(Step::Found(found))

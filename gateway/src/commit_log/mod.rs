@@ -29,7 +29,9 @@
 //! - **I6** Draining and removing segments need no free space. Offsets are dense, never reused once
 //!   synced, and survive an emptied log.
 //! - **I7** The committed offset lies in a pair of checksummed slots, and in every batch header.
-//! - **I8** `drop_oldest` drops whole segments and counts their undelivered records by source.
+//! - **I8** `drop_oldest` and `age_max` drop whole segments and count their undelivered records by
+//!   source; what was dropped stays known until it is told ([`drops`]). A record of unknown age is
+//!   never dropped for age ([`retention`]).
 //! - **I9** Each segment begins with a checkpoint of the [`DurableState`]; the newest segment is
 //!   never removed.
 //!
@@ -44,16 +46,21 @@
 //! knows nothing of tokio, MQTT or Kafka.
 //!
 //! # Layout, bottom-up
-//! [`fs`] · `entry` a record's bytes · [`batch`] · `segment` · `slots` · `shared` · [`recovery`] ·
-//! `writer` · `cursor` · [`offline`] the directory as others see it
+//! [`fs`] · `metered` · `entry` a record's bytes · [`compression`] · [`batch`] · `segment` · `slots` ·
+//! [`drops`] · `shared` · [`recovery`] · `writer` · [`retention`] · `cursor` · [`offline`] the
+//! directory as others see it
 
 mod batch;
+mod compression;
 mod cursor;
+mod drops;
 mod entry;
 pub mod fs;
+mod metered;
 pub mod offline;
 mod progress;
 mod recovery;
+mod retention;
 mod segment;
 mod shared;
 mod slots;
@@ -64,20 +71,26 @@ mod writer;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use cursor::{Batch, Cursor, Hole, Item, ReadError};
+pub use compression::Compression;
+pub use cursor::{Batch, Cursor, Hole, Item, Loss, ReadError};
 pub use progress::{Condition, Progress};
 pub use shared::StorageError;
 pub use state::{BadCheckpoint, DurableState};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::record::{NewRecord, Offset};
 use batch::{Header, Kind};
+use compression::{Content, Packer};
+use drops::{DropFile, Drops};
 use fs::{Fs, LockGuard};
+use metered::Metered;
 use recovery::{Listing, Tail};
+use retention::Expiry;
 use shared::{Gathered, Inner, Segment, Shared};
 use slots::{Slot, Slots};
 use writer::Writer;
@@ -104,6 +117,12 @@ pub struct Options {
     pub commit_interval: Duration,
     /// Drop the oldest segment when full, rather than let appends wait.
     pub drop_oldest: bool,
+    /// Drop segments whose records are all older than this.
+    pub age_max: Option<Duration>,
+    /// How batches are stored.
+    pub compression: Compression,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
     /// Who opens it, for the one who finds it in use: gateway id and process id, say.
     pub owner: String,
 }
@@ -268,6 +287,8 @@ impl CommitLog {
         state: S,
     ) -> Result<Opened<S>, OpenError> {
         check(&options)?;
+        let written_bytes = Arc::new(AtomicU64::new(0));
+        let fs: Arc<dyn Fs> = Arc::new(Metered::new(fs, Arc::clone(&written_bytes)));
         let dir = &options.dir;
         fs.create_dir_all(dir)
             .map_err(StorageError::new("make the directory", dir))?;
@@ -277,6 +298,7 @@ impl CommitLog {
             options,
             lock,
             state,
+            written_bytes,
         }
         .run(observer)
     }
@@ -323,6 +345,12 @@ impl CommitLog {
         self.shared.commit(offset);
     }
 
+    /// The reader whose records are delivered: drops leave out what it has handed out. There is one.
+    #[must_use]
+    pub fn delivery_cursor(&self, from: Offset) -> Cursor {
+        self.cursor(from).delivering()
+    }
+
     /// A reader that starts at `from`.
     #[must_use]
     pub fn cursor(&self, from: Offset) -> Cursor {
@@ -340,12 +368,16 @@ impl CommitLog {
     pub fn stats(&self) -> Stats {
         let inner = self.shared.lock();
         Stats {
-            undelivered: inner.progress.synced.since(inner.committed),
+            undelivered: inner
+                .progress
+                .synced
+                .since(inner.committed)
+                .saturating_sub(inner.drops.records_from(inner.committed)),
             committed: inner.committed,
             progress: inner.progress,
             disk_bytes: inner.disk_bytes,
             segments: inner.segments.len(),
-            written_bytes: inner.written_bytes,
+            written_bytes: self.shared.written_bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -366,7 +398,8 @@ impl CommitLog {
 /// A log's figures at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Synced and not yet delivered records, holes included.
+    /// Synced and not yet delivered records. Dropped ones are not among them; those lost in other
+    /// holes are, until they are read.
     pub undelivered: u64,
     /// See [`CommitLog::committed`].
     pub committed: Offset,
@@ -376,7 +409,8 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// Segments that hold data.
     pub segments: usize,
-    /// Bytes written since the log was opened.
+    /// Bytes written to the log's files by and since opening, in whole pages: batches, checkpoints,
+    /// slots, zeroes.
     pub written_bytes: u64,
 }
 
@@ -393,11 +427,11 @@ fn check(options: &Options) -> Result<(), OpenError> {
             expected: "a multiple of 4096, from 256 KiB to below 4 GiB",
         });
     }
-    if bytes_max < 2 * segment_bytes + slots::FILE_BYTES {
+    if bytes_max < 2 * segment_bytes + slots::FILE_BYTES + drops::FILE_BYTES {
         return Err(OpenError::Size {
             what: "budget",
             found: bytes_max,
-            expected: "at least two segments and 8 KiB",
+            expected: "at least two segments and 40 KiB",
         });
     }
     Ok(())
@@ -420,6 +454,17 @@ struct Opening<S> {
     options: Options,
     lock: Box<dyn LockGuard>,
     state: S,
+    written_bytes: Arc<AtomicU64>,
+}
+
+/// What opening has found out when the writer starts.
+struct Found {
+    listing: Listing,
+    slots: Slots,
+    slot: Slot,
+    tail: Tail,
+    drop_file: DropFile,
+    drops: Drops,
 }
 
 impl<S: DurableState + Clone + 'static> Opening<S> {
@@ -440,10 +485,15 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             Some(tail) => tail,
             None => self.first_segment(&slot, open_counter, &mut listing)?,
         };
+        let committed = tail.committed.min(tail.next);
+        let wanted = self.options.drop_oldest || self.options.age_max.is_some();
+        let (drop_file, mut drops) = DropFile::open(&*self.fs, &dir, slot.identity, wanted)
+            .map_err(StorageError::new("open", &dir.join(drops::FILE_NAME)))?;
+        drops::finish(&drops, &*self.fs, &dir, &mut listing.segments)?;
+        drops.prune(committed);
         self.fs
             .sync_dir(&dir)
             .map_err(StorageError::new("sync the directory", &dir))?;
-        let committed = tail.committed.min(tail.next);
         let slot = Slot {
             identity: slot.identity,
             open_counter,
@@ -453,7 +503,15 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         slots
             .write(&slot)
             .map_err(StorageError::new("write", &slots_path))?;
-        self.start(listing, slots, slot, tail, observer)
+        let found = Found {
+            listing,
+            slots,
+            slot,
+            tail,
+            drop_file,
+            drops,
+        };
+        self.start(found, observer)
     }
 
     /// What is known before any segment is scanned: the slot, or without one the identity that the
@@ -493,10 +551,11 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             base: slot.synced,
             synced: slot.synced,
             committed: slot.committed,
-            boot_id: clock::boot_id(),
-            written_mono_ms: clock::mono_ms(),
+            written: self.options.clock.moment(),
+            content: Content::Plain,
         };
-        let position = writer::begin_segment(&*file, bytes, &header, &self.state)
+        let position = writer::make_room(&*file, bytes, true)
+            .and_then(|()| writer::begin_segment(&*file, &header, &self.state))
             .map_err(StorageError::new("begin the segment", &path))?;
         let segment = Segment {
             base: slot.synced,
@@ -515,14 +574,15 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         })
     }
 
-    fn start(
-        self,
-        listing: Listing,
-        slots: Slots,
-        slot: Slot,
-        tail: Tail,
-        observer: Box<dyn Observer>,
-    ) -> Result<Opened<S>, OpenError> {
+    fn start(self, found: Found, observer: Box<dyn Observer>) -> Result<Opened<S>, OpenError> {
+        let Found {
+            listing,
+            slots,
+            slot,
+            tail,
+            drop_file,
+            drops,
+        } = found;
         let segment_bytes = self.options.segment_bytes;
         let spare_bytes = if listing.has_spare { segment_bytes } else { 0 };
         let data_bytes: u64 = listing.segments.iter().map(|segment| segment.bytes).sum();
@@ -537,24 +597,39 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             committed: slot.committed,
             segments: listing.segments.into(),
             tail_position: tail.position,
-            disk_bytes: data_bytes + spare_bytes + slots::FILE_BYTES,
-            written_bytes: 0,
-            dropped_below: Offset::ZERO,
+            disk_bytes: data_bytes + spare_bytes + slots::FILE_BYTES + drop_file.bytes(),
+            drops,
+            dropping: None,
+            handed_out: slot.committed,
+            uncounted: Vec::new(),
             closing: false,
             failure: None,
         };
         let dir = self.options.dir.clone();
-        let shared = Arc::new(Shared::new(dir, slot.identity, segment_bytes, inner));
+        let packer = Packer::new(self.options.compression)
+            .map_err(StorageError::new("prepare compression for", &dir))?;
+        let shared = Arc::new(Shared::new(
+            dir,
+            slot.identity,
+            segment_bytes,
+            self.written_bytes,
+            inner,
+        ));
         let writer = Writer {
             shared: Arc::clone(&shared),
             fs: Arc::clone(&self.fs),
             open_counter: slot.open_counter,
-            boot_id: clock::boot_id(),
             active: tail.file,
             active_bytes: tail.segment.bytes,
             position: tail.position,
             has_spare: listing.has_spare,
+            // Unknown, so taken for many.
+            active_batches: segment_bytes,
             slots,
+            drop_file,
+            expiry: self.options.age_max.map(Expiry::new),
+            packer,
+            packed: Vec::new(),
             slot_written: slot,
             state: Box::new(self.state.clone()),
             observer,

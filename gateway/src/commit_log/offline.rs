@@ -34,7 +34,7 @@ use super::fs::Fs;
 use super::segment::{self, BatchReader, Found, Look};
 use super::shared::{Segment, StorageError};
 use super::slots::{self, Slot};
-use super::{LOCK_NAME, OpenError, recovery};
+use super::{LOCK_NAME, OpenError, drops, recovery};
 use crate::record::Offset;
 
 /// Files whose name has this in it were set aside, by the gateway or by a repair.
@@ -86,7 +86,7 @@ pub struct LogDir<'f> {
     quarantined: Vec<OtherFile>,
     foreign: Vec<OtherFile>,
     slot: Option<Slot>,
-    slots_bytes: u64,
+    notes_bytes: u64,
     /// `None` if neither slots nor any segment tell it; then nothing in the directory is whole.
     identity: Option<u64>,
     /// Every record below it was synced before any segment was read.
@@ -117,7 +117,7 @@ impl<'f> LogDir<'f> {
             quarantined: Vec::new(),
             foreign: Vec::new(),
             slot,
-            slots_bytes: 0,
+            notes_bytes: 0,
             identity: None,
             synced: before.map_or(Offset::ZERO, |slot| slot.synced),
             committed: slot.map_or(Offset::ZERO, |slot| slot.committed),
@@ -152,8 +152,8 @@ impl<'f> LogDir<'f> {
         };
         if let Some(base) = segment::base_of(&name) {
             self.segments.push(Segment { base, bytes });
-        } else if name == slots::FILE_NAME {
-            self.slots_bytes = bytes;
+        } else if [slots::FILE_NAME, drops::FILE_NAME].contains(&&*name) {
+            self.notes_bytes += bytes;
         } else {
             let files = if name.starts_with(segment::SPARE_NAME) {
                 &mut self.spares
@@ -300,7 +300,7 @@ impl<'f> LogDir<'f> {
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         let spares: u64 = self.spares.iter().map(|spare| spare.bytes).sum();
-        self.segment_bytes() + spares + self.slots_bytes
+        self.segment_bytes() + spares + self.notes_bytes
     }
 
     /// Segments that wait to be written again.

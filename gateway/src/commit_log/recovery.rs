@@ -28,7 +28,7 @@ use super::segment::{self, BatchReader, Found, Look};
 use super::shared::{Segment, StorageError};
 use super::slots::{self, Slot};
 use super::state::DurableState;
-use super::{Hole, OpenError};
+use super::{Hole, OpenError, drops};
 use crate::record::Offset;
 
 /// Zeroes are written, and tails rewritten, in pieces of this size.
@@ -82,7 +82,7 @@ pub(super) fn list(fs: &dyn Fs, dir: &Path, segment_bytes: u64) -> Result<Listin
                 fs.remove(&path)
                     .map_err(StorageError::new("remove", &path))?;
             }
-        } else if name != slots::FILE_NAME && name != super::LOCK_NAME {
+        } else if ![slots::FILE_NAME, drops::FILE_NAME, super::LOCK_NAME].contains(&&*name) {
             listing.foreign.push(name);
         }
     }
@@ -292,7 +292,8 @@ impl Scan {
             self.hole_up_to(found.header.base);
         }
         if found.header.kind == Kind::Records {
-            for record in Entries::new(self.reader.content(found), found.header.base).flatten() {
+            let content = self.reader.content(found).unwrap_or(&[]);
+            for record in Entries::new(content, found.header.base).flatten() {
                 state.apply(&record);
             }
         }
@@ -309,12 +310,7 @@ impl Scan {
     }
 
     fn hole_up_to(&mut self, end: Offset) {
-        let last = Offset::new(end.get() - 1);
-        self.holes.push(Hole {
-            first: self.expected,
-            last,
-            reason: "corrupt",
-        });
+        self.holes.push(Hole::new(self.expected, end, "corrupt"));
         self.expected = end;
     }
 
@@ -374,7 +370,7 @@ impl Scan {
         if let Look::Batch(found) = look
             && found.header.kind == Kind::Checkpoint
             && found.header.base == self.segment.base
-            && let Err(error) = state.restore(self.reader.content(&found))
+            && let Err(error) = state.restore(self.reader.content(&found).unwrap_or(&[]))
         {
             tracing::error!(segment = %self.path.display(), %error, "link sessions and the \
                 redelivery window begin anew, duplicates are possible");
@@ -428,7 +424,8 @@ fn rewrite(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn zero(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
+/// Writes zeroes over a range of a file.
+pub(super) fn zero(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
     let piece = vec![0; PIECE_BYTES];
     while from < to {
         let bytes = usize::try_from(to - from)

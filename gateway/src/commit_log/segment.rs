@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::batch::{self, ALIGN, Header, Parsed};
+use super::compression::{Content, Unpacker};
 use super::fs::{self, File};
 use crate::record::Offset;
 
@@ -58,6 +59,7 @@ pub(super) struct BatchReader {
     /// Bytes of the file from `buffer_position` on.
     buffer: Vec<u8>,
     buffer_position: u64,
+    unpacker: Unpacker,
 }
 
 impl BatchReader {
@@ -67,6 +69,7 @@ impl BatchReader {
             identity,
             buffer: Vec::new(),
             buffer_position: 0,
+            unpacker: Unpacker::default(),
         }
     }
 
@@ -126,12 +129,24 @@ impl BatchReader {
         Ok(None)
     }
 
-    /// The content of the batch that the last [`BatchReader::look`] has found.
-    pub(super) fn content(&self, found: &Found) -> &[u8] {
-        let from = batch::HEADER_BYTES;
-        self.at(found.position)
-            .get(from..from + found.content_bytes)
-            .unwrap_or(&[])
+    /// The content of the batch that the last [`BatchReader::look`] has found, unpacked. `None` if
+    /// it can't be unpacked, in spite of its good checksum: as bad as a bad one.
+    pub(super) fn content(&mut self, found: &Found) -> Option<&[u8]> {
+        let from = self.index(found.position)? + batch::HEADER_BYTES;
+        let stored = self.buffer.get(from..from + found.content_bytes)?;
+        match found.header.content {
+            Content::Plain => Some(stored),
+            Content::Packed { by, plain_bytes } => {
+                // No batch was larger than its segment: what says so is not believed, and memory
+                // stays bounded.
+                let fits = self
+                    .file
+                    .size()
+                    .is_ok_and(|size| size >= plain_bytes.into());
+                fits.then_some(())?;
+                self.unpacker.unpack(by, stored, plain_bytes)
+            }
+        }
     }
 
     /// Forgets what was read ahead: the file may have been written since.
@@ -140,13 +155,13 @@ impl BatchReader {
     }
 
     fn at(&self, position: u64) -> &[u8] {
-        let from = position
-            .checked_sub(self.buffer_position)
-            .map(usize::try_from);
-        match from {
-            Some(Ok(from)) => self.buffer.get(from..).unwrap_or(&[]),
-            Some(Err(_)) | None => &[],
-        }
+        let from = self.index(position);
+        from.and_then(|from| self.buffer.get(from..)).unwrap_or(&[])
+    }
+
+    fn index(&self, position: u64) -> Option<usize> {
+        let from = position.checked_sub(self.buffer_position)?;
+        usize::try_from(from).ok()
     }
 
     /// Makes `want` bytes at `position` present in the buffer, as far as the file has them.

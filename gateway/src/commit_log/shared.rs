@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::batch::HEADER_BYTES;
+use super::drops::{Counts, DropReason, Drops};
 use super::{AppendError, Condition, Progress, entry};
 use crate::record::{NewRecord, Offset};
 
@@ -80,10 +82,14 @@ pub(super) struct Inner {
     pub(super) tail_position: u64,
     /// Disk space in use, spare segment and slots included.
     pub(super) disk_bytes: u64,
-    /// Bytes written to the files of the log since it was opened.
-    pub(super) written_bytes: u64,
-    /// Everything below was dropped by `drop_oldest`, unless it was delivered.
-    pub(super) dropped_below: Offset,
+    /// What was dropped and is not yet told.
+    pub(super) drops: Drops,
+    /// The segment that is being dropped: nothing is handed out of it any more.
+    pub(super) dropping: Option<Offset>,
+    /// Everything below was handed out for delivery.
+    pub(super) handed_out: Offset,
+    /// Dropped records that the observer is to be told of.
+    pub(super) uncounted: Vec<(DropReason, Counts)>,
     pub(super) closing: bool,
     pub(super) failure: Option<Arc<StorageError>>,
 }
@@ -95,6 +101,8 @@ pub(super) struct Shared {
     /// Most bytes gathered for one commit (unless a single record is larger).
     pub(super) gather_bytes_max: usize,
     pub(super) record_bytes_max: usize,
+    /// Bytes written to the files of the log, in whole pages.
+    pub(super) written_bytes: Arc<AtomicU64>,
     inner: Mutex<Inner>,
     /// Signals the writer thread.
     pub(super) work: Condvar,
@@ -103,13 +111,20 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(dir: PathBuf, identity: u64, segment_bytes: u64, inner: Inner) -> Self {
+    pub(super) fn new(
+        dir: PathBuf,
+        identity: u64,
+        segment_bytes: u64,
+        written_bytes: Arc<AtomicU64>,
+        inner: Inner,
+    ) -> Self {
         let segment_bytes = usize::try_from(segment_bytes).unwrap_or(usize::MAX);
         Self {
             dir,
             identity,
             gather_bytes_max: (segment_bytes / 8).min(super::GATHER_BYTES_MAX),
             record_bytes_max: segment_bytes / 2,
+            written_bytes,
             inner: Mutex::new(inner),
             work: Condvar::new(),
             moved: Condvar::new(),

@@ -26,8 +26,6 @@ pub(super) const FILE_BYTES: u64 = 2 * SLOT_STRIDE;
 /// A flash page apart, so that no single torn page takes both.
 const SLOT_STRIDE: u64 = 4096;
 const SLOT_BYTES: usize = 64;
-/// Bytes one write puts on the device: the page that holds the slot.
-pub(super) const WRITE_BYTES: u64 = 4096;
 const MAGIC: [u8; 4] = *b"EGLS";
 
 /// The content of a slot.

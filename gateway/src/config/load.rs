@@ -3,6 +3,7 @@
 //! Each section is read on its own; what holds between sections is checked by the one that is read
 //! later. After a mistake its reader goes on with a stand-in, so that the rest is checked as well.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,12 +14,17 @@ use super::nearest::nearest;
 use super::report::{ConfigError, Mistake, Mistakes, Place};
 use super::tree::{Section, Value};
 use super::{Buffer, Config, Gateway, Http, Log, LogFormat, WhenFull, kafka, routes, sources};
+use crate::commit_log::Compression;
 
 const MIB: u64 = 1 << 20;
 
 /// A log needs room for the segment being written, the one being read, the one kept as the newest,
 /// and one to recycle.
 const SEGMENTS_MIN: u64 = 4;
+
+/// From what is no longer a buffer to what no board will see.
+const AGE_MAX_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 3600);
 
 /// Longest name of a gateway, in bytes.
 const ID_BYTES_MAX: usize = 64;
@@ -180,17 +186,34 @@ fn buffer(mut section: Section<'_>) -> Buffer {
         .unwrap_or(Duration::from_millis(5));
     let when_full = section
         .get("when_full")
-        .and_then(|value| value.choice(&[("block", WhenFull::Block)]))
+        .and_then(|value| {
+            value.choice(&[
+                ("block", WhenFull::Block),
+                ("drop_oldest", WhenFull::DropOldest),
+            ])
+        })
         .unwrap_or(WhenFull::Block);
-    if let Some(compression) = section.get("compression") {
-        compression.choice(&[("none", ())]);
-    }
+    let age_max = section
+        .get("age_max")
+        .and_then(|value| value.duration(AGE_MAX_RANGE));
+    let compression = section
+        .get("compression")
+        .and_then(|value| {
+            value.choice(&[
+                ("none", Compression::None),
+                ("lz4", Compression::Lz4),
+                ("zstd", Compression::Zstd),
+            ])
+        })
+        .unwrap_or_default();
     section.finish();
     Buffer {
         bytes_max,
         segment_bytes,
         commit_interval,
         when_full,
+        age_max,
+        compression,
     }
 }
 

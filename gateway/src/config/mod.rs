@@ -24,6 +24,7 @@ use std::time::Duration;
 pub use load::{load, parse};
 pub use report::{ConfigError, Mistake};
 
+use crate::commit_log::Compression;
 use crate::forwarder::route::{Route, Template};
 use crate::record::SourceName;
 
@@ -196,6 +197,10 @@ pub struct Buffer {
     pub commit_interval: Duration,
     /// What a full buffer does.
     pub when_full: WhenFull,
+    /// Undelivered records older than this are dropped, whole segments of them, counted.
+    pub age_max: Option<Duration>,
+    /// How records are stored.
+    pub compression: Compression,
 }
 
 /// What a full buffer does.

@@ -1,17 +1,10 @@
 //! What the contract has and this version lacks: refused by name, never silently accepted.
 
 /// Keys, `*` standing for the name of a source.
-const KEYS: [&str; 3] = [
-    "buffer.age_max",
-    "kafka.transaction_interval",
-    "kafka.offsets_topic",
-];
+const KEYS: [&str; 2] = ["kafka.transaction_interval", "kafka.offsets_topic"];
 
 /// Values of keys that are there otherwise.
-const VALUES: [(&str, &str); 7] = [
-    ("buffer.compression", "lz4"),
-    ("buffer.compression", "zstd"),
-    ("buffer.when_full", "drop_oldest"),
+const VALUES: [(&str, &str); 4] = [
     ("kafka.delivery", "exactly_once"),
     ("sources.*.framing", "cobs"),
     ("sources.*.framing", "length-u16-be"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::commit_log::Compression;
 
 const MINIMAL: &str = include_str!("../../../config/examples/minimal.toml");
 const SMART_CITY: &str = include_str!("../../../config/examples/smart-city.toml");
@@ -152,9 +153,10 @@ const CASES: &[Case] = &[
     ("[[routes]]", "headers = { ce_id = \"x\" }", "routes[0].headers.ce_id", "the gateway sets itself", "another name"),
     ("[[routes]]", "source = \"press\"", "routes[0].match", "never matches", "press/{device}"),
     // What the contract has and this version lacks.
-    ("[buffer]", "age_max = \"7 days\"", "buffer.age_max", "not supported yet", "remove it"),
-    ("[buffer]", "when_full = \"drop_oldest\"", "buffer.when_full", "not supported yet", "remove it"),
-    ("[buffer]", "compression = \"lz4\"", "buffer.compression", "not supported yet", "remove it"),
+    ("[buffer]", "age_max = \"7 dayz\"", "buffer.age_max", "not a duration", "\"250 ms\""),
+    ("[buffer]", "age_max = \"5 s\"", "buffer.age_max", "out of range", "1 min"),
+    ("[buffer]", "when_full = \"drop_oldes\"", "buffer.when_full", "not one of the allowed", "\"drop_oldest\""),
+    ("[buffer]", "compression = \"lz5\"", "buffer.compression", "not one of the allowed", "\"lz4\""),
     ("[sources.press]", "framing = \"cobs\"", "sources.press.framing", "not supported yet", "remove it"),
     ("[sources.press]", "framing = { start = \"/\", end = \"!\" }", "sources.press.framing", "not supported yet", "remove it"),
     ("[kafka]", "delivery = \"exactly_once\"", "kafka.delivery", "not supported yet", "remove it"),
@@ -422,6 +424,17 @@ fn a_small_budget_shrinks_the_default_segment_and_payload() {
     assert_eq!(config.buffer.segment_bytes, 4 << 20);
     let text = with("[buffer]", "segment_bytes = \"1 MiB\"");
     assert!(mqtt_defaults(&parsed(&text).expect("valid")).contains("524288"));
+}
+
+#[test]
+fn a_buffer_may_drop_and_compress() {
+    let text = "when_full = \"drop_oldest\"\nage_max = \"7 days\"\ncompression = \"zstd\"";
+    let buffer = parsed(&with("[buffer]", text)).expect("valid").buffer;
+    assert_eq!(buffer.when_full, WhenFull::DropOldest);
+    assert_eq!(buffer.age_max, Some(Duration::from_secs(7 * 24 * 3600)));
+    assert_eq!(buffer.compression, Compression::Zstd);
+    let buffer = parsed(&with("[buffer]", "compression = \"lz4\"")).expect("valid");
+    assert_eq!(buffer.buffer.compression, Compression::Lz4);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::in_flight::Span;
 use super::route::{Routed, Router};
 use super::value;
 use crate::clock;
-use crate::commit_log::Hole;
+use crate::commit_log::{Hole, Loss};
 use crate::config::{Config, ValueFormat};
 use crate::kafka::Message;
 use crate::record::{PayloadKind, RecordView};
@@ -21,17 +21,38 @@ const MESSAGE_OVERHEAD_BYTES: usize = 256;
 pub(super) enum Outgoing<'a> {
     /// A record.
     Record(&'a RecordView<'a>),
-    /// The marker of a hole.
-    Hole(&'a Hole),
+    /// The marker of a hole, or one of its markers: one is sent for each source.
+    Hole {
+        hole: &'a Hole,
+        /// Whose; `None` where nothing is known of that.
+        loss: Option<&'a Loss>,
+        /// Not the last one.
+        more_follow: bool,
+    },
+}
+
+impl<'a> Outgoing<'a> {
+    /// The markers of a hole, at least one.
+    pub(super) fn markers(hole: &'a Hole) -> impl Iterator<Item = Self> {
+        let count = hole.losses.len().max(1);
+        (0..count).map(move |index| Self::Hole {
+            hole,
+            loss: hole.losses.get(index),
+            more_follow: index + 1 < count,
+        })
+    }
 }
 
 impl Outgoing<'_> {
     pub(super) fn span(&self) -> Span {
         match self {
             Self::Record(record) => Span::one(record.offset),
-            Self::Hole(hole) => Span {
+            Self::Hole {
+                hole, more_follow, ..
+            } => Span {
                 first: hole.first,
                 last: hole.last,
+                more_follow: *more_follow,
             },
         }
     }
@@ -88,7 +109,9 @@ impl Encoder {
         outgoing: &Outgoing<'a>,
     ) -> Result<Encoded<'a>, Undeliverable> {
         match outgoing {
-            Outgoing::Hole(hole) => Ok(self.gap(&Gap::of_hole(hole), clock::wall_ms())),
+            Outgoing::Hole { hole, loss, .. } => {
+                Ok(self.gap(&Gap::of_hole(hole, *loss), clock::wall_ms()))
+            }
             Outgoing::Record(record) => match record.kind {
                 PayloadKind::Gap => {
                     let note = gap::read_note(record.payload).map_err(|error| Undeliverable {

@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use super::in_flight::Span;
-use crate::commit_log::Hole;
+use crate::commit_log::{Hole, Loss};
 use crate::record::{GapNote, RecordView};
 
 /// A gap, as the value of its marker (DESIGN §8).
@@ -25,14 +25,16 @@ pub(super) struct Gap<'a> {
 pub(super) struct UnreadableNote(#[from] serde_cbor::Error);
 
 impl<'a> Gap<'a> {
-    /// The gap that a hole in the log leaves.
-    pub(super) fn of_hole(hole: &Hole) -> Self {
+    /// The gap that a hole in the log leaves for one source, or for all of them where it is not
+    /// known whose the records were.
+    pub(super) fn of_hole(hole: &'a Hole, loss: Option<&'a Loss>) -> Self {
+        let all = Some(hole.last.plus(1).since(hole.first));
         Self {
-            source: None,
+            source: loss.and_then(|loss| loss.source.as_deref()),
             reason: hole.reason,
             first_offset: hole.first.get(),
             last_offset: hole.last.get(),
-            records: Some(hole.last.plus(1).since(hole.first)),
+            records: loss.map_or(all, |loss| loss.records),
         }
     }
 
@@ -56,6 +58,7 @@ impl<'a> Gap<'a> {
         Span {
             first: crate::record::Offset::new(self.first_offset),
             last: crate::record::Offset::new(self.last_offset),
+            more_follow: false,
         }
     }
 
@@ -83,12 +86,39 @@ mod tests {
             first: Offset::new(10),
             last: Offset::new(14),
             reason: "corrupt",
+            losses: Vec::new(),
         };
         let mut value = Vec::new();
-        Gap::of_hole(&hole).append_json(&mut value);
+        Gap::of_hole(&hole, None).append_json(&mut value);
         assert_eq!(
             String::from_utf8(value).expect("UTF-8"),
             r#"{"source":null,"reason":"corrupt","first_offset":10,"last_offset":14,"records":5}"#
+        );
+    }
+
+    #[test]
+    fn the_marker_of_a_drop_says_how_many_records_of_which_source() {
+        let loss = |source: &str, records| Loss {
+            source: Some(source.to_owned()),
+            records,
+        };
+        let hole = Hole {
+            first: Offset::new(10),
+            last: Offset::new(14),
+            reason: "buffer_full",
+            losses: vec![loss("city", Some(3)), loss("press", None)],
+        };
+        let marker = |index: usize| {
+            let mut value = Vec::new();
+            Gap::of_hole(&hole, Some(&hole.losses[index])).append_json(&mut value);
+            String::from_utf8(value).expect("UTF-8")
+        };
+        assert_eq!(
+            [marker(0), marker(1)],
+            [
+                r#"{"source":"city","reason":"buffer_full","first_offset":10,"last_offset":14,"records":3}"#,
+                r#"{"source":"press","reason":"buffer_full","first_offset":10,"last_offset":14,"records":null}"#,
+            ]
         );
     }
 }

@@ -266,6 +266,7 @@ mod tests {
         let span = Span {
             first: Offset::new(7),
             last: Offset::new(9),
+            more_follow: false,
         };
         let made = maker.of_gap(None, span, 0, "application/json");
         assert_eq!(told(&made), pairs(&[("ce_type", "telemetry.gap")]));
@@ -277,6 +278,7 @@ mod tests {
         let span = Span {
             first: Offset::new(7),
             last: Offset::new(9),
+            more_follow: false,
         };
         let made = maker.of_gap(Some("city"), span, 0, "application/json");
         let expected = [("ce_type", "telemetry.gap"), ("ce_id", "gw-1:00ff:7-9")];

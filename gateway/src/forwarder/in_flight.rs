@@ -3,7 +3,7 @@
 //! Reports come out of order, since partitions answer when they like; the committed offset may
 //! only move over an unbroken run of them (G2). One slot is kept for every record in the order of
 //! their offsets, in a ring numbered densely, so that a report finds its slot by subtraction. A
-//! hole in the log is one slot, however wide.
+//! hole in the log is one slot for each source that lost something, however wide.
 //!
 //! - **F1** Every offset below [`InFlight::floor`] is settled: reported delivered, or a dead
 //!   letter on disk. The floor never goes back.
@@ -27,6 +27,8 @@ use crate::record::Offset;
 pub(super) struct Span {
     pub(super) first: Offset,
     pub(super) last: Offset,
+    /// One more message for the same offsets follows: settling this one moves the floor by nothing.
+    pub(super) more_follow: bool,
 }
 
 impl Span {
@@ -34,6 +36,7 @@ impl Span {
         Self {
             first: offset,
             last: offset,
+            more_follow: false,
         }
     }
 }
@@ -162,7 +165,8 @@ impl InFlight {
             .drain(..)
             .filter_map(|slot| match slot {
                 Slot::Waiting(_) => None,
-                Slot::Settled(span) => Some(span),
+                // Without the rest of its message it says too little to be left out.
+                Slot::Settled(span) => (!span.more_follow).then_some(span),
             })
             .collect();
         settled.append(&mut self.settled_before);
@@ -174,6 +178,9 @@ impl InFlight {
 
     /// Whether all of `span`, which is the next to be sent, was settled before the last rewind.
     pub(super) fn was_settled(&mut self, span: Span) -> bool {
+        if span.more_follow {
+            return false;
+        }
         while let Some(settled) = self.settled_before.front() {
             if settled.last < span.first {
                 self.settled_before.pop_front();
@@ -186,7 +193,9 @@ impl InFlight {
 
     fn advance(&mut self) {
         while let Some(Slot::Settled(span)) = self.slots.front() {
-            self.floor = self.floor.max(span.last.plus(1));
+            if !span.more_follow {
+                self.floor = self.floor.max(span.last.plus(1));
+            }
             self.slots.pop_front();
             self.front = self.front.wrapping_add(1);
         }
@@ -196,7 +205,9 @@ impl InFlight {
         debug_assert!(span.first <= span.last, "{span:?} ends before it begins");
         debug_assert!(span.first >= self.floor, "{span:?} lies below the floor");
         if let Some(newest) = self.slots.back() {
-            debug_assert!(newest.span().last < span.first, "{span:?} out of order");
+            let newest = newest.span();
+            let again = newest.more_follow && newest.first == span.first;
+            debug_assert!(again || newest.last < span.first, "{span:?} out of order");
         }
     }
 }
@@ -214,6 +225,7 @@ mod tests {
             span: Span {
                 first: Offset::new(first),
                 last: Offset::new(last),
+                more_follow: false,
             },
             bytes: 10,
             topic: 0,
@@ -252,6 +264,28 @@ mod tests {
         assert!(in_flight.settle(7).is_none());
         assert_eq!(in_flight.outstanding(), 1);
         assert_eq!(in_flight.floor(), Offset::ZERO);
+    }
+
+    #[test]
+    fn of_several_messages_for_one_hole_all_must_be_settled_before_the_floor_moves() {
+        let mut in_flight = InFlight::new(Offset::ZERO);
+        let first = Sent {
+            span: Span {
+                more_follow: true,
+                ..sent(0, 9).span
+            },
+            ..sent(0, 9)
+        };
+        in_flight.push_sent(first);
+        in_flight.push_sent(first);
+        in_flight.push_sent(sent(0, 9));
+        in_flight.push_sent(sent(10, 10));
+        for number in [2, 3, 0] {
+            in_flight.settle(number);
+            assert_eq!(in_flight.floor(), Offset::ZERO);
+        }
+        in_flight.settle(1);
+        assert_eq!(in_flight.floor(), Offset::new(11));
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl<'c> Forwarder<'c> {
     }
 
     fn run(mut self) -> Result<(), ForwarderError> {
-        let mut cursor = self.log.cursor(self.sender.lane.floor());
+        let mut cursor = self.log.delivery_cursor(self.sender.lane.floor());
         loop {
             let floor = self.sender.lane.floor();
             self.sender.lane.serve();
@@ -209,7 +209,11 @@ impl<'c> Forwarder<'c> {
         match item {
             None => return Ok(Read::Nothing),
             Some(Item::Hole(hole)) => {
-                self.sender.forward(&Outgoing::Hole(&hole))?;
+                for marker in Outgoing::markers(&hole) {
+                    if self.sender.forward(&marker)? == Flow::Break {
+                        break;
+                    }
+                }
             }
             Some(Item::Batch(batch)) => {
                 for record in batch.records() {
@@ -402,7 +406,7 @@ impl Sender<'_> {
                 self.store(record, reason, detail)?;
             }
             // It stands for nothing that could be kept.
-            Outgoing::Hole(hole) => {
+            Outgoing::Hole { hole, .. } => {
                 tracing::error!(first = %hole.first, last = %hole.last, reason, detail, "a gap marker cannot be sent");
             }
         }
@@ -439,7 +443,7 @@ impl Sender<'_> {
             Outgoing::Record(record) if record.offset >= self.received_here_from => {
                 Some(record.received.mono_ms)
             }
-            Outgoing::Record(_) | Outgoing::Hole(_) => None,
+            Outgoing::Record(_) | Outgoing::Hole { .. } => None,
         }
     }
 }

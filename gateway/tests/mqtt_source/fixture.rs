@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use edge_gateway::clock::SystemClock;
 use edge_gateway::commit_log::{
-    CommitLog, CommitReport, Condition, Item, Observer, Options, Progress,
+    CommitLog, CommitReport, Compression, Condition, Item, Observer, Options, Progress,
 };
 use edge_gateway::config::{Mqtt, MqttProtocol, Subscription};
 use edge_gateway::dead_letters::DeadLetters;
@@ -103,6 +104,9 @@ impl Gateway {
             segment_bytes: 4 << 20,
             commit_interval: Duration::ZERO,
             drop_oldest: false,
+            age_max: None,
+            compression: Compression::None,
+            clock: Arc::new(SystemClock::default()),
             owner: "test".to_owned(),
         };
         let fs = Arc::new(HeldFs(Arc::clone(&gate)));

@@ -18,7 +18,9 @@ use std::io;
 
 use super::scan::file_name;
 use super::{BatchAt, Event, Finding, LogDir, OfflineError, What};
+use crate::clock::Moment;
 use crate::commit_log::batch::{self, HEADER_BYTES, Header, Kind};
+use crate::commit_log::compression::Content;
 use crate::commit_log::fs::{self, File};
 use crate::commit_log::shared::StorageError;
 use crate::commit_log::{LOCK_NAME, OpenError};
@@ -151,8 +153,8 @@ fn empty_batch(log: &LogDir<'_>, base: Offset, like: Option<Header>) -> Option<H
         base,
         synced: base,
         committed: like.map_or(Offset::ZERO, |like| like.committed.min(base)),
-        boot_id: like.map_or(0, |like| like.boot_id),
-        written_mono_ms: like.map_or(0, |like| like.written_mono_ms),
+        written: like.map_or(Moment::default(), |like| like.written),
+        content: Content::Plain,
     })
 }
 

@@ -67,7 +67,7 @@ impl<'a> BatchAt<'a> {
     /// The boot whose monotonic clock its records count in.
     #[must_use]
     pub fn boot_id(&self) -> u64 {
-        self.header.boot_id
+        self.header.written.boot_id
     }
 
     pub(super) fn header(&self) -> &Header {
@@ -254,7 +254,8 @@ impl<'l> Scan<'l> {
     fn batch(&mut self, found: &Found) -> Option<BatchAt<'_>> {
         let open = self.open.as_mut()?;
         Some(BatchAt {
-            content: open.reader.content(found),
+            // What can't be unpacked shows as a batch whose records can't be read.
+            content: open.reader.content(found).unwrap_or(&[]),
             header: found.header,
             segment: open.segment.base,
             position: found.position,

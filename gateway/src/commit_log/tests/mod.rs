@@ -5,13 +5,17 @@
 //! - `basics`: append, sync, read, commit, retire
 //! - `crashes`: a power cut, a kill or an error at every single call
 //! - `damage`: what recovery must tell apart
+//! - `budgets`: disk use, drops and age
+//! - `wear`: loss window, compression, bytes written
 //! - `model`: random operations against a simple model
 //! - `offline`: the directory as somebody else reads it
 
 mod basics;
+mod budgets;
 mod crashes;
 mod damage;
 mod model;
 mod offline;
 mod sim_fs;
 mod support;
+mod wear;

@@ -1,16 +1,18 @@
 //! A log under test, and the oracle that says what it must hold.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::fs::Fs;
 use super::super::{
-    BadCheckpoint, CommitLog, CommitReport, Condition, DurableState, Hole, Item, Observer,
-    OpenError, Opened, Options, Progress, SEGMENT_BYTES_MIN,
+    BadCheckpoint, CommitLog, CommitReport, Compression, Condition, DurableState, Hole, Item,
+    Observer, OpenError, Opened, Options, Progress, SEGMENT_BYTES_MIN,
 };
 use super::sim_fs::SimFs;
+use crate::clock::{Clock, Moment, SystemClock};
 use crate::record::{NewRecord, Offset, Origin, PayloadKind, RecordView, SourceName, Stamp};
 
 /// Longest wait for anything in these tests; reached only when something is broken.
@@ -61,6 +63,7 @@ impl DurableState for Digest {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
     pub(super) dropped: Arc<AtomicU64>,
+    pub(super) dropped_by: Arc<Mutex<BTreeMap<(String, &'static str), u64>>>,
     pub(super) commits: Arc<AtomicU64>,
     pub(super) last: Arc<Mutex<Option<Progress>>>,
 }
@@ -75,7 +78,8 @@ impl Observer for Told {
     }
 
     fn dropped(&self, source: &str, reason: &'static str, records: u64) {
-        assert_eq!((source, reason), ("press", "buffer_full"));
+        let mut by = self.dropped_by.lock().expect("told");
+        *by.entry((source.to_owned(), reason)).or_default() += records;
         self.dropped.fetch_add(records, Ordering::SeqCst);
     }
 }
@@ -91,6 +95,9 @@ pub(super) fn options() -> Options {
         segment_bytes: SEGMENT_BYTES_MIN,
         commit_interval: Duration::ZERO,
         drop_oldest: false,
+        age_max: None,
+        compression: Compression::None,
+        clock: Arc::new(SystemClock::default()),
         owner: "test".to_owned(),
     }
 }
@@ -111,6 +118,12 @@ pub(super) fn open_with(
     CommitLog::open(fs, options, Box::new(told), Digest::default())
 }
 
+pub(super) fn open_sim(fs: &SimFs, options: Options) -> (Opened<Digest>, Told) {
+    let told = Told::default();
+    let opened = open_with(Arc::new(fs.clone()), options, told.clone());
+    (opened.expect("open"), told)
+}
+
 /// The payload of the record with this number: 0 to 2999 bytes, different for each.
 pub(super) fn payload(number: u64) -> Vec<u8> {
     let len = (number.wrapping_mul(7919) % 3000) as usize;
@@ -121,7 +134,12 @@ pub(super) fn payload(number: u64) -> Vec<u8> {
 
 /// Appends the record with this number, which must get it as its offset.
 pub(super) fn append(log: &CommitLog, number: u64) -> bool {
-    let source = SourceName::new("press").expect("valid");
+    append_of("press", log, number)
+}
+
+/// The same, of a source.
+pub(super) fn append_of(source: &str, log: &CommitLog, number: u64) -> bool {
+    let source = SourceName::new(source).expect("valid");
     let record = NewRecord {
         source: &source,
         subject: "press/1",
@@ -155,6 +173,52 @@ pub(super) fn append_synced(log: &CommitLog, numbers: std::ops::Range<u64>) -> b
         }
     }
     end == 0 || log.wait(Offset::new(end - 1), PATIENCE).synced >= Offset::new(end)
+}
+
+/// A clock that goes only when told to.
+#[derive(Clone, Debug)]
+pub(super) struct TestClock {
+    now: Arc<Mutex<Moment>>,
+    /// How often it was looked at.
+    pub(super) looks: Arc<AtomicU64>,
+}
+
+impl TestClock {
+    /// In the first minute of a boot.
+    pub(super) fn boot(boot_id: u64, wall_s: u32, wall_synced: bool) -> Self {
+        let now = Moment {
+            boot_id,
+            mono_ms: 20_000,
+            wall_s,
+            wall_synced,
+        };
+        Self {
+            now: Arc::new(Mutex::new(now)),
+            looks: Arc::default(),
+        }
+    }
+
+    pub(super) fn pass(&self, seconds: u32) {
+        let mut now = self.now.lock().expect("clock");
+        now.mono_ms += u64::from(seconds) * 1000;
+        now.wall_s += seconds;
+    }
+}
+
+impl Clock for TestClock {
+    fn moment(&self) -> Moment {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        *self.now.lock().expect("clock")
+    }
+}
+
+/// Waits until `condition` holds.
+pub(super) fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Everything that can be read from `from` on.

@@ -141,6 +141,9 @@ impl Bench {
             segment_bytes: SEGMENT_BYTES_MIN,
             commit_interval: Duration::ZERO,
             drop_oldest: false,
+            age_max: None,
+            compression: crate::commit_log::Compression::None,
+            clock: Arc::new(crate::clock::SystemClock::default()),
             owner: "test".to_owned(),
         };
         let opened = CommitLog::open(Arc::new(RealFs), options, Box::new(observer), ());
