@@ -197,7 +197,7 @@ impl Gateway {
             state,
             recovery,
         } = opened.map_err(AppError::Open)?;
-        report(&recovery, &log);
+        report(&recovery, &log, &metrics);
         log_slot.set(&log);
         opening.0.send_replace(log.progress());
         let dead_letters = DeadLetters::open(&config.gateway.data_dir, &owner, &metrics)
@@ -347,21 +347,15 @@ fn log_dir(config: &Config) -> PathBuf {
     config.gateway.data_dir.join("log")
 }
 
-fn report(recovery: &Recovery, log: &CommitLog) {
+fn report(recovery: &Recovery, log: &CommitLog, metrics: &Metrics) {
     tracing::info!(
         identity = log.identity(),
         undelivered = recovery.undelivered,
         cut_bytes = recovery.cut_bytes,
         "commit log open"
     );
-    for hole in &recovery.holes {
-        tracing::error!(first = %hole.first, last = %hole.last, "synced records are lost: corruption");
-    }
-    for name in &recovery.foreign {
-        tracing::warn!(
-            name,
-            "a file in the log's directory is none of the gateway's; left alone"
-        );
+    for finding in &recovery.findings {
+        metrics.report(finding);
     }
 }
 

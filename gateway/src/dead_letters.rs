@@ -167,6 +167,9 @@ impl DeadLetters {
             dropped: metrics.dropped.clone(),
         };
         let opened = CommitLog::open(Arc::new(RealFs), options, Box::new(observer), ())?;
+        for finding in &opened.recovery.findings {
+            metrics.report(finding);
+        }
         Ok(Self {
             ingest: Ingest::new(opened.log.clone(), progress),
             log: opened.log,

@@ -19,7 +19,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 
-use crate::commit_log::{CommitLog, Item};
+use crate::commit_log::{CommitLog, Finding, Item, Severity};
 use crate::record::SourceName;
 use crate::registry::RegistryFigures;
 
@@ -46,6 +46,13 @@ pub struct ReasonLabel {
     pub reason: String,
 }
 
+/// Label `outcome`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// See [`crate::commit_log::Outcome::label`].
+    pub outcome: &'static str,
+}
+
 /// Label `topic`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TopicLabel {
@@ -70,6 +77,8 @@ pub struct Metrics {
     pub dropped: Family<SourceReason, Count>,
     /// Dead letters stored.
     pub dead_letters: Family<ReasonLabel, Count>,
+    /// What was found amiss with the log, by case.
+    pub recoveries: Family<OutcomeLabel, Count>,
     /// Redeliveries recognised and not stored again.
     pub duplicates: Family<SourceLabel, Count>,
     /// Frames rejected on the line, by reason.
@@ -146,6 +155,7 @@ impl Metrics {
             delivered: Family::default(),
             dropped: Family::default(),
             dead_letters: Family::default(),
+            recoveries: Family::default(),
             duplicates: Family::default(),
             frames_rejected: Family::default(),
             link_gaps: Family::default(),
@@ -180,6 +190,11 @@ impl Metrics {
             "dead_letters",
             "Records set aside as dead letters",
             self.dead_letters.clone(),
+        );
+        r.register(
+            "buffer_recoveries",
+            "Damage and remains found in the log, by case",
+            self.recoveries.clone(),
         );
         r.register(
             "duplicates_suppressed",
@@ -218,6 +233,30 @@ impl Metrics {
         );
         self.devices.register(r);
         self
+    }
+
+    /// Counts what was found amiss with the log, and the records it cost, and tells the operator.
+    /// Whose records they were is not known: they count as of source `unknown`.
+    pub fn report(&self, finding: &Finding) {
+        let outcome = finding.outcome.label();
+        self.recoveries
+            .get_or_create(&OutcomeLabel { outcome })
+            .inc();
+        if finding.records_lost() > 0 {
+            let label = SourceReason {
+                source: "unknown".to_owned(),
+                reason: outcome.to_owned(),
+            };
+            self.dropped
+                .get_or_create(&label)
+                .inc_by(finding.records_lost());
+        }
+        let explanation = finding.outcome.explanation();
+        match finding.outcome.severity() {
+            Severity::Normal => tracing::info!(outcome, "{explanation} ({finding})"),
+            Severity::Notable => tracing::warn!(outcome, "{explanation} ({finding})"),
+            Severity::Loss => tracing::error!(outcome, "{explanation} ({finding})"),
+        }
     }
 
     /// Registers the figures that are asked of the log at each scrape, and returns where the log

@@ -79,6 +79,18 @@ pub(super) enum Parsed<'a> {
     Nothing,
     /// A batch of this log in a format of the future.
     Newer(u8),
+    /// A batch of this log in a format that is no longer read.
+    Older(u8),
+}
+
+/// What a header says of itself, before its checksum is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) identity: u64,
+    pub(super) version: u8,
+    pub(super) base: Offset,
+    /// Bytes of the whole batch.
+    pub(super) bytes: u64,
 }
 
 /// Writes the header in front of a content that begins at [`HEADER_BYTES`] of `batch`, and pads the
@@ -145,6 +157,9 @@ pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
     if bytes[12] > FORMAT_VERSION {
         return Parsed::Newer(bytes[12]);
     }
+    if bytes[12] < FORMAT_VERSION {
+        return Parsed::Older(bytes[12]);
+    }
     let kind = match bytes[13] {
         0 => Kind::Records,
         1 => Kind::Checkpoint,
@@ -176,10 +191,15 @@ pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
     }
 }
 
-/// The identity that a whole batch at `bytes[0]` claims, whatever it is: for a log whose slots are
-/// lost. The checksum is not checked here; [`parse`] with this identity does.
-pub(super) fn claimed_identity(bytes: &[u8]) -> Option<u64> {
-    (bytes.len() >= HEADER_BYTES && bytes[0..4] == MAGIC).then(|| u64_at(bytes, 16))
+/// What the header at `bytes[0]` claims, if there is one. The checksum is not checked here; [`parse`]
+/// does that. Magic, checksum, length, version and identity keep their places in every format.
+pub(super) fn claim(bytes: &[u8]) -> Option<Claim> {
+    (bytes.len() >= HEADER_BYTES && bytes[0..4] == MAGIC).then(|| Claim {
+        identity: u64_at(bytes, 16),
+        version: bytes[12],
+        base: Offset::new(u64_at(bytes, 32)),
+        bytes: (HEADER_BYTES as u64 + u64::from(u32_at(bytes, 8))).next_multiple_of(ALIGN),
+    })
 }
 
 /// The next multiple of [`ALIGN`].
@@ -314,5 +334,16 @@ mod tests {
         batch[4..8].copy_from_slice(&crc.to_le_bytes());
         let parsed = parse(&batch, batch.len() as u64, IDENTITY);
         assert_eq!(parsed, Parsed::Newer(FORMAT_VERSION + 1));
+    }
+
+    #[test]
+    fn a_format_of_the_past_is_told_apart() {
+        let mut batch = sealed(b"telemetry");
+        batch[12] = 0;
+        let covered = HEADER_BYTES + b"telemetry".len();
+        let crc = crc32c::crc32c(&batch[8..covered]);
+        batch[4..8].copy_from_slice(&crc.to_le_bytes());
+        let parsed = parse(&batch, batch.len() as u64, IDENTITY);
+        assert_eq!(parsed, Parsed::Older(0));
     }
 }

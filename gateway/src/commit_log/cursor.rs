@@ -6,15 +6,21 @@
 //! next whole batch is reported as a [`Hole`]. So a segment that is dropped and written anew under
 //! a reader's feet shows as a hole too, never as wrong records.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
+use super::batch;
 use super::entry::Entries;
-use super::fs::Fs;
+use super::fs::{File, Fs};
+use super::outcome::{Finding, Outcome};
 use super::segment::{self, BatchReader, Found, Look};
 use super::shared::{Located, Segment, Shared};
 use crate::record::{Offset, RecordView};
+
+/// Most findings that wait to be taken. One step makes two at most.
+const FINDINGS_MAX: usize = 8;
 
 /// A reader of synced records, in order. It belongs to one thread.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub struct Cursor {
     /// What it returns is sent to Kafka: a drop must not count it.
     delivers: bool,
     open: Option<OpenSegment>,
+    /// Not taken yet; bounded, for readers that never take them.
+    findings: VecDeque<Finding>,
 }
 
 #[derive(Debug)]
@@ -131,6 +139,7 @@ impl Cursor {
             position,
             delivers: false,
             open: None,
+            findings: VecDeque::new(),
         }
     }
 
@@ -139,6 +148,39 @@ impl Cursor {
             delivers: true,
             ..self
         }
+    }
+
+    /// What the steps before found amiss, if it wasn't reported before: the caller reports it. To
+    /// be called after each [`Cursor::next`] by the one reader whose business that is.
+    pub fn take_finding(&mut self) -> Option<Finding> {
+        while let Some(finding) = self.findings.pop_front() {
+            let mut inner = self.shared.lock();
+            let damaged = inner.damage.note(&finding);
+            let committed = inner.committed;
+            let news = match finding.lost {
+                Some(lost) => inner.damage.first_report(lost, committed),
+                None => damaged,
+            };
+            if news {
+                return Some(finding);
+            }
+        }
+        None
+    }
+
+    fn note(&mut self, finding: Finding) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push_back(finding);
+        }
+    }
+
+    fn note_hole(&mut self, outcome: Outcome, path: PathBuf, hole: &Hole) {
+        let at = self.open.as_ref().map_or(0, |open| open.position);
+        let finding = Finding::new(outcome, path).lost(hole.first, hole.last);
+        self.note(match outcome {
+            Outcome::CorruptBatch | Outcome::CorruptEnd => finding.at(at),
+            _ => finding,
+        });
     }
 
     /// Reads on: the next batch or hole, `None` if nothing synced lies beyond the position. The
@@ -225,6 +267,10 @@ impl Cursor {
             }
         }
         drop(inner);
+        if hole.reason == "missing" {
+            let dir = self.shared.dir.clone();
+            self.note_hole(Outcome::MissingSegment, dir, &hole);
+        }
         self.position = hole.last.plus(1);
         hole
     }
@@ -253,39 +299,32 @@ impl Cursor {
     fn read(&mut self, segment: Segment, limit: u64, end: Offset) -> Result<Step, ReadError> {
         let position = self.position;
         let path = segment::path(&self.shared.dir, segment.base);
-        let failed = |source| ReadError { path, source };
-        let open = match &mut self.open {
-            Some(open) if open.segment == segment => open,
-            _ => match self
-                .fs
-                .open(&segment::path(&self.shared.dir, segment.base), false)
-            {
-                Ok(file) => {
-                    let reader = BatchReader::new(file, self.shared.identity);
-                    self.open.insert(OpenSegment {
-                        segment,
-                        reader,
-                        position: 0,
-                        read_limit: limit,
-                    })
-                }
+        let failed = |source| ReadError {
+            path: path.clone(),
+            source,
+        };
+        if self
+            .open
+            .as_ref()
+            .is_none_or(|open| open.segment != segment)
+        {
+            self.leave_for(segment)?;
+            match self.fs.open(&path, false) {
+                Ok(file) => self.open = Some(self.begin(segment, file, limit)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    // Dropped just now, or removed by somebody else.
-                    let still_there = self.shared.lock().segments.contains(&segment);
-                    return Ok(if still_there {
-                        Step::Hole(self.hole(end, "missing"))
-                    } else {
-                        Step::Again
-                    });
+                    return Ok(self.gone(segment, path, end));
                 }
                 Err(error) => return Err(failed(error)),
-            },
+            }
+        }
+        let Some(open) = &mut self.open else {
+            return Ok(Step::Again);
         };
         if open.read_limit != limit {
             open.read_limit = limit;
             open.reader.forget();
         }
-        let from_here = |header: &super::batch::Header| {
+        let from_here = |header: &batch::Header| {
             header.base >= segment.base && header.base < end && header.end() > position
         };
         let found = match open.reader.look(open.position, limit).map_err(failed)? {
@@ -294,39 +333,116 @@ impl Cursor {
                 return Ok(Step::Again);
             }
             Look::Batch(found) if from_here(&found.header) => Some(found),
-            Look::Batch(_) => None,
-            Look::Nothing | Look::Newer(_) => {
-                let path = segment::path(&self.shared.dir, segment.base);
-                open.reader
-                    .search(open.position, limit, from_here)
-                    .map_err(|source| ReadError { path, source })?
+            Look::Newer(version) | Look::Older(version) => {
+                return Err(failed(unsupported(version)));
+            }
+            // The segment may go on behind it.
+            Look::Batch(_) | Look::Nothing => {
+                let found = open.reader.search(open.position, limit, from_here);
+                found.map_err(failed)?
             }
         };
         let Some(found) = found else {
-            return Ok(self.segment_ends_early(segment, end));
+            return self.segment_ends_early(segment, path, end);
         };
         if found.header.base > position {
-            open.position = found.position;
-            return Ok(Step::Hole(Hole::new(
-                position,
-                found.header.base,
-                "corrupt",
-            )));
+            let hole = self.hole(found.header.base, "corrupt");
+            self.note_hole(Outcome::CorruptBatch, path, &hole);
+            if let Some(open) = &mut self.open {
+                open.position = found.position;
+            }
+            return Ok(Step::Hole(hole));
         }
         open.position = found.position + found.bytes as u64;
         Ok(Step::Found(found))
     }
 
-    fn segment_ends_early(&mut self, segment: Segment, end: Offset) -> Step {
-        self.open = None;
-        // A segment that was dropped meanwhile may have been written anew.
-        let still_there = self.shared.lock().segments.contains(&segment);
-        if still_there {
-            Step::Hole(self.hole(end, "corrupt"))
-        } else {
-            Step::Again
+    fn begin(&self, segment: Segment, file: Box<dyn File>, limit: u64) -> OpenSegment {
+        OpenSegment {
+            segment,
+            reader: BatchReader::new(file, self.shared.identity),
+            position: 0,
+            read_limit: limit,
         }
     }
+
+    /// Closes the segment that was read to its end. A whole batch that follows there, of offsets
+    /// that the next segment holds, means that two logs were mixed.
+    fn leave_for(&mut self, next: Segment) -> Result<(), ReadError> {
+        let Some(mut left) = self.open.take() else {
+            return Ok(());
+        };
+        let path = segment::path(&self.shared.dir, left.segment.base);
+        left.reader.forget();
+        let look = left.reader.look(left.position, left.segment.bytes);
+        let look = look.map_err(|source| ReadError {
+            path: path.clone(),
+            source,
+        })?;
+        if let Look::Batch(found) = look
+            && left.segment.base < next.base
+            && found.header.base >= next.base
+            // One that was removed meanwhile may have been written anew.
+            && self.still_there(left.segment)
+        {
+            let finding = Finding::new(Outcome::OverlappingSegments, path);
+            self.note(finding.at(found.position));
+        }
+        Ok(())
+    }
+
+    fn still_there(&self, segment: Segment) -> bool {
+        self.shared.lock().segments.contains(&segment)
+    }
+
+    /// Its file is not there: dropped just now, or removed by somebody else.
+    fn gone(&mut self, segment: Segment, path: PathBuf, end: Offset) -> Step {
+        if !self.still_there(segment) {
+            return Step::Again;
+        }
+        let hole = self.hole(end, "missing");
+        self.note_hole(Outcome::MissingSegment, path, &hole);
+        Step::Hole(hole)
+    }
+
+    /// Nothing whole follows in a segment that should go on.
+    fn segment_ends_early(
+        &mut self,
+        segment: Segment,
+        path: PathBuf,
+        end: Offset,
+    ) -> Result<Step, ReadError> {
+        let Some(mut open) = self.open.take() else {
+            return Ok(Step::Again);
+        };
+        let head = open.reader.head(open.position, segment.bytes);
+        let claim = batch::claim(head.map_err(|source| ReadError {
+            path: path.clone(),
+            source,
+        })?);
+        let expected = |claim: &batch::Claim| claim.base == self.position;
+        let outcome = match (open.position, segment.bytes) {
+            (_, 0) => Outcome::ZeroLengthSegment,
+            (0, _) => Outcome::UnreadableSegment,
+            _ if claim.as_ref().is_some_and(expected) => Outcome::CorruptEnd,
+            _ => Outcome::MissingSegment,
+        };
+        let missing = outcome == Outcome::MissingSegment;
+        let hole = self.hole(end, if missing { "missing" } else { "corrupt" });
+        // A segment that was dropped meanwhile may have been written anew.
+        if !self.still_there(segment) {
+            return Ok(Step::Again);
+        }
+        self.open = Some(open);
+        self.note_hole(outcome, path, &hole);
+        self.open = None;
+        Ok(Step::Hole(hole))
+    }
+}
+
+fn unsupported(version: u8) -> io::Error {
+    let text = format!("a batch has format version {version}, which this gateway does not read");
+    io::Error::new(io::ErrorKind::Unsupported, text)
 }
 
 /// A batch of this segment's life that ends at or before `position`: the way to it.

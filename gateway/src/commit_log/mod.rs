@@ -47,18 +47,21 @@
 //!
 //! # Layout, bottom-up
 //! [`fs`] · `metered` · `entry` a record's bytes · [`compression`] · [`batch`] · `segment` · `slots` ·
-//! [`drops`] · `shared` · [`recovery`] · `writer` · [`retention`] · `cursor` · [`offline`] the
-//! directory as others see it
+//! [`drops`] · `outcome` · `quarantine` · `shared` · [`recovery`] · `writer` · [`retention`] ·
+//! `cursor` · [`offline`] the directory as others see it
 
 mod batch;
 mod compression;
 mod cursor;
 mod drops;
 mod entry;
+mod error;
 pub mod fs;
 mod metered;
 pub mod offline;
+mod outcome;
 mod progress;
+mod quarantine;
 mod recovery;
 mod retention;
 mod segment;
@@ -69,7 +72,6 @@ mod state;
 mod tests;
 mod writer;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,6 +80,8 @@ use std::time::Duration;
 
 pub use compression::Compression;
 pub use cursor::{Batch, Cursor, Hole, Item, Loss, ReadError};
+pub use error::{AppendError, OpenError};
+pub use outcome::{Finding, Outcome, Severity};
 pub use progress::{Condition, Progress};
 pub use shared::StorageError;
 pub use state::{BadCheckpoint, DurableState};
@@ -89,10 +93,10 @@ use compression::{Content, Packer};
 use drops::{DropFile, Drops};
 use fs::{Fs, LockGuard};
 use metered::Metered;
-use recovery::{Listing, Tail};
+use recovery::{Recovered, Tail};
 use retention::Expiry;
-use shared::{Gathered, Inner, Segment, Shared};
-use slots::{Slot, Slots};
+use shared::{Damage, Gathered, Inner, Segment, Shared};
+use slots::Slot;
 use writer::Writer;
 
 const LOCK_NAME: &str = "lock";
@@ -162,6 +166,8 @@ pub struct Recovery {
     pub holes: Vec<Hole>,
     /// Files in the directory that are none of the log's. They were left alone.
     pub foreign: Vec<String>,
+    /// All that was amiss, by name. To be reported by whoever opened the log.
+    pub findings: Vec<Finding>,
 }
 
 /// An opened log.
@@ -173,68 +179,6 @@ pub struct Opened<S> {
     pub state: S,
     /// What was found.
     pub recovery: Recovery,
-}
-
-/// Why a log could not be opened. Nothing was changed but what a torn tail needs.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("{} is in use by {owner}", dir.display())]
-    InUse {
-        /// The log's directory.
-        dir: PathBuf,
-        /// What that process says of itself.
-        owner: String,
-    },
-    /// A newer gateway wrote it. It was left untouched.
-    #[error(
-        "{} has format version {found}, this gateway reads up to {supported}: install the newer \
-         gateway again, or let it deliver everything first", path.display()
-    )]
-    NewerFormat {
-        /// The segment.
-        path: PathBuf,
-        /// Its version.
-        found: u8,
-        /// Ours.
-        supported: u8,
-    },
-    /// A size is out of bounds.
-    #[error("the log's {what} is {found} bytes, it must be {expected}")]
-    Size {
-        /// Which size.
-        what: &'static str,
-        /// What it is.
-        found: u64,
-        /// What it must be.
-        expected: &'static str,
-    },
-    /// A file could not be read or written.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// No thread.
-    #[error("cannot start the log's writer thread")]
-    Thread(#[source] io::Error),
-}
-
-/// Why a record was not taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// No room in memory for now, because the disk is slow, or full ([`Condition::Full`]). Wait
-    /// for the next [`Progress`] and try again.
-    #[error("no room for the record until the log has moved on")]
-    Full,
-    /// Larger than a segment can hold. It will never fit.
-    #[error("a record of {bytes} bytes does not fit the log, which takes up to {bytes_max}")]
-    TooLarge {
-        /// Encoded size.
-        bytes: usize,
-        /// Largest encoded size.
-        bytes_max: usize,
-    },
-    /// The log is poisoned (I3) or closed: nothing more will become durable.
-    #[error("the commit log takes no more records")]
-    Closed,
 }
 
 /// A handle on an open log. Clones share it; when the last one is dropped the log is closed.
@@ -459,8 +403,7 @@ struct Opening<S> {
 
 /// What opening has found out when the writer starts.
 struct Found {
-    listing: Listing,
-    slots: Slots,
+    recovered: Recovered,
     slot: Slot,
     tail: Tail,
     drop_file: DropFile,
@@ -470,27 +413,30 @@ struct Found {
 impl<S: DurableState + Clone + 'static> Opening<S> {
     fn run(mut self, observer: Box<dyn Observer>) -> Result<Opened<S>, OpenError> {
         let dir = self.options.dir.clone();
-        let mut listing = recovery::list(&*self.fs, &dir, self.options.segment_bytes)?;
-        let slots_path = slots::path(&dir);
-        let (mut slots, found) =
-            Slots::open(&*self.fs, &dir).map_err(StorageError::new("open", &slots_path))?;
-        let slot = self.known(found, &listing.segments)?;
-        let (fs, segments) = (&*self.fs, &mut listing.segments);
-        let recovered = recovery::recover_tail(fs, &dir, segments, &slot, &mut self.state)?;
-        let open_counter = recovered
+        let mut recovered = recovery::recover(
+            &*self.fs,
+            &dir,
+            self.options.segment_bytes,
+            new_identity,
+            &mut self.state,
+        )?;
+        let slot = recovered.slot;
+        let tail = recovered.tail.take();
+        let open_counter = tail
             .as_ref()
             .map_or(slot.open_counter, |tail| tail.open_counter)
             + 1;
-        let tail = match recovered {
+        let tail = match tail {
             Some(tail) => tail,
-            None => self.first_segment(&slot, open_counter, &mut listing)?,
+            None => self.first_segment(&slot, open_counter, &mut recovered.listing.segments)?,
         };
         let committed = tail.committed.min(tail.next);
         let wanted = self.options.drop_oldest || self.options.age_max.is_some();
         let (drop_file, mut drops) = DropFile::open(&*self.fs, &dir, slot.identity, wanted)
             .map_err(StorageError::new("open", &dir.join(drops::FILE_NAME)))?;
-        drops::finish(&drops, &*self.fs, &dir, &mut listing.segments)?;
+        drops::finish(&drops, &*self.fs, &dir, &mut recovered.listing.segments)?;
         drops.prune(committed);
+        self.reserve(&mut recovered)?;
         self.fs
             .sync_dir(&dir)
             .map_err(StorageError::new("sync the directory", &dir))?;
@@ -500,12 +446,13 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             committed,
             synced: tail.next,
         };
-        slots
+        let slots_path = slots::path(&dir);
+        recovered
+            .slots
             .write(&slot)
             .map_err(StorageError::new("write", &slots_path))?;
         let found = Found {
-            listing,
-            slots,
+            recovered,
             slot,
             tail,
             drop_file,
@@ -514,19 +461,26 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         self.start(found, observer)
     }
 
-    /// What is known before any segment is scanned: the slot, or without one the identity that the
-    /// segments carry, or a new one.
-    fn known(&self, slot: Option<Slot>, segments: &[Segment]) -> Result<Slot, OpenError> {
-        if let Some(slot) = slot {
-            return Ok(slot);
+    /// A log that drops its oldest segment when full, as dead letters do, always has a second one
+    /// to go on in, so that a full disk stops nothing (I6). Without space for it now, it does
+    /// without.
+    fn reserve(&self, recovered: &mut Recovered) -> Result<(), OpenError> {
+        let listing = &mut recovered.listing;
+        if !self.options.drop_oldest || listing.has_spare || listing.segments.len() > 1 {
+            return Ok(());
         }
-        let identity = recovery::identity_of(&*self.fs, &self.options.dir, segments)?;
-        Ok(Slot {
-            identity: identity.unwrap_or_else(new_identity),
-            open_counter: 0,
-            committed: Offset::ZERO,
-            synced: Offset::ZERO,
-        })
+        let path = self.options.dir.join(segment::SPARE_NAME);
+        let made = self
+            .fs
+            .create(&path)
+            .and_then(|file| file.allocate(self.options.segment_bytes));
+        match made {
+            Ok(()) => listing.has_spare = true,
+            // What there is of it goes with the next opening.
+            Err(error) if fs::is_full(&error) => {}
+            Err(error) => return Err(StorageError::new("reserve", &path)(error).into()),
+        }
+        Ok(())
     }
 
     /// Begins a log that has no segment: a new one, or one whose segments are all gone; offsets
@@ -535,7 +489,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         &self,
         slot: &Slot,
         open_counter: u32,
-        listing: &mut Listing,
+        segments: &mut Vec<Segment>,
     ) -> Result<Tail, OpenError> {
         let path = segment::path(&self.options.dir, slot.synced);
         let file = self
@@ -561,7 +515,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             base: slot.synced,
             bytes,
         };
-        listing.segments.push(segment);
+        segments.push(segment);
         Ok(Tail {
             segment,
             file,
@@ -571,18 +525,27 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             open_counter,
             cut_bytes: 0,
             holes: Vec::new(),
+            findings: Vec::new(),
         })
     }
 
     fn start(self, found: Found, observer: Box<dyn Observer>) -> Result<Opened<S>, OpenError> {
         let Found {
-            listing,
-            slots,
+            mut recovered,
             slot,
-            tail,
+            mut tail,
             drop_file,
             drops,
         } = found;
+        let dir = &self.options.dir;
+        let known = (slot.committed, &drops);
+        let findings = recovery::findings(&mut recovered, dir, &mut tail, known);
+        let Recovered {
+            listing,
+            quarantine,
+            slots,
+            ..
+        } = recovered;
         let segment_bytes = self.options.segment_bytes;
         let spare_bytes = if listing.has_spare { segment_bytes } else { 0 };
         let data_bytes: u64 = listing.segments.iter().map(|segment| segment.bytes).sum();
@@ -597,11 +560,16 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             committed: slot.committed,
             segments: listing.segments.into(),
             tail_position: tail.position,
-            disk_bytes: data_bytes + spare_bytes + slots::FILE_BYTES + drop_file.bytes(),
+            disk_bytes: data_bytes
+                + spare_bytes
+                + quarantine.bytes()
+                + slots::FILE_BYTES
+                + drop_file.bytes(),
             drops,
             dropping: None,
             handed_out: slot.committed,
             uncounted: Vec::new(),
+            damage: Damage::known(&findings),
             closing: false,
             failure: None,
         };
@@ -626,6 +594,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             // Unknown, so taken for many.
             active_batches: segment_bytes,
             slots,
+            quarantine,
             drop_file,
             expiry: self.options.age_max.map(Expiry::new),
             packer,
@@ -645,6 +614,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             cut_bytes: tail.cut_bytes,
             holes: tail.holes,
             foreign: listing.foreign,
+            findings,
         };
         let thread = Arc::new(WriterThread {
             shared: Arc::clone(&shared),

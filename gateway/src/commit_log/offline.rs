@@ -102,13 +102,11 @@ impl<'f> LogDir<'f> {
     /// # Errors
     /// [`OfflineError`]; nothing was changed.
     pub fn read(fs: &'f dyn Fs, dir: &Path) -> Result<Self, OfflineError> {
-        let slots_path = slots::path(dir);
-        let slots_failed = || StorageError::new("read", &slots_path);
-        let before = slots::peek(fs, dir).map_err(slots_failed())?;
+        let before = recovery::read_slot(fs, dir)?;
         let names = settled_list(fs, dir)?;
         // A segment is removed only after the slots say that it is delivered, so these, read after
         // the list, account for every segment that is not in it.
-        let slot = slots::peek(fs, dir).map_err(slots_failed())?;
+        let slot = recovery::read_slot(fs, dir)?;
         let mut log = Self {
             fs,
             dir: dir.to_owned(),
@@ -331,7 +329,9 @@ fn next_whole(
 ) -> io::Result<Option<Found>> {
     match reader.look(position, limit)? {
         Look::Batch(found) if ours(&found.header) => Ok(Some(found)),
-        Look::Batch(_) | Look::Nothing | Look::Newer(_) => reader.search(position, limit, ours),
+        Look::Batch(_) | Look::Nothing | Look::Newer(_) | Look::Older(_) => {
+            reader.search(position, limit, ours)
+        }
     }
 }
 

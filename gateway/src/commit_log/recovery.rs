@@ -1,9 +1,15 @@
 //! Opening a log: what is there is checked, made durable, and only then counts.
 //!
+//! ```text
+//! look     directory · slots · the head of every segment · the newest segment that holds a batch
+//!          (another format, an I/O error: refused, and nothing was touched)
+//! tidy     what isn't the log's is set aside, what a crash left half made is removed
+//! restore  the state from the newest checkpoint and the batches behind it
+//! durable  the tail is rewritten, cut, synced; then the slots are written
+//! ```
+//!
 //! Only the newest segment that holds a batch is scanned, so opening costs the same whatever the
-//! backlog (I4). The scan goes over it twice. The first pass finds the highest offset known to have
-//! been synced, from the headers and the slots. With it the second one tells apart, at each place
-//! where a batch should begin and no whole one does:
+//! backlog (I4). At each place of it where a batch should begin and no whole one does:
 //!
 //! ```text
 //! nothing whole and newer behind it          the end of the log
@@ -11,37 +17,51 @@
 //! expected offset < highest synced           corruption: a hole up to the next whole batch
 //! ```
 //!
-//! A whole batch with a lower offset than expected, or a lower open counter than its predecessor's,
-//! is stale: left from the segment's earlier life, or from a tail that was cut. It ends the log.
+//! The highest synced offset comes from the slots, the headers, and the names of segments, since a
+//! segment is begun only when all before it is synced. A whole batch with a lower offset than
+//! expected, or a lower open counter than its predecessor's, is stale: left from the segment's
+//! earlier life, or from a tail that was cut. It ends the log.
 //!
 //! Whole batches behind a cut are zeroed, since a later scan could take them for ours. What was
 //! accepted beyond the highest known synced offset is written again and synced before anything
-//! rests on it (I5). An I/O error is neither of these: opening fails and nothing is changed.
+//! rests on it (I5). An I/O error is neither of these: opening fails. Every case has a name
+//! ([`Outcome`]), and what was found is told to whoever opens the log.
+//!
+//! A segment that was begun and never synced can't always be told from one that held records and
+//! was lost wholly, all of it, while slots and neighbours know nothing of them: a blank file, or one
+//! whose head is this log's, counts as begun; anything else is kept aside.
 
-use std::io;
-use std::path::{Path, PathBuf};
+mod heads;
+mod scan;
 
-use super::batch::{self, FORMAT_VERSION, Header, Kind};
-use super::entry::Entries;
-use super::fs::{self, File, Fs};
-use super::segment::{self, BatchReader, Found, Look};
+use std::path::Path;
+
+use super::batch::FORMAT_VERSION;
+use super::drops::Drops;
+use super::fs::{File, Fs};
+use super::outcome::{Finding, Outcome};
+use super::quarantine::{self, Kept, Quarantine};
+use super::segment;
 use super::shared::{Segment, StorageError};
-use super::slots::{self, Slot};
+use super::slots::{self, Slot, Slots};
 use super::state::DurableState;
 use super::{Hole, OpenError, drops};
 use crate::record::Offset;
-
-/// Zeroes are written, and tails rewritten, in pieces of this size.
-const PIECE_BYTES: usize = 64 * 1024;
+use heads::Head;
+use scan::Scan;
+pub(super) use scan::zero;
 
 /// What the directory of a log holds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Listing {
     /// Sorted by base.
     pub(super) segments: Vec<Segment>,
     pub(super) has_spare: bool,
     /// Files that are none of ours. They are left alone.
     pub(super) foreign: Vec<String>,
+    damaged: Vec<Kept>,
+    /// A spare that is half made, or of another configuration.
+    odd_spare: bool,
 }
 
 /// What the scan of the newest segment found.
@@ -59,29 +79,149 @@ pub(super) struct Tail {
     /// Bytes of whole batches that were cut off, never acknowledged.
     pub(super) cut_bytes: u64,
     pub(super) holes: Vec<Hole>,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// A log whose files are in order again.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) listing: Listing,
+    pub(super) quarantine: Quarantine,
+    pub(super) slots: Slots,
+    /// What is known beside the tail. Without slots its offsets are 0.
+    pub(super) slot: Slot,
+    /// `None` if no segment holds anything: they are gone.
+    pub(super) tail: Option<Tail>,
+    /// What was found, but for the tail's.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// The error of a batch in another format than ours.
+pub(super) fn other_format(path: &Path, found: u8) -> OpenError {
+    let (path, supported) = (path.to_owned(), FORMAT_VERSION);
+    if found > FORMAT_VERSION {
+        OpenError::NewerFormat {
+            path,
+            found,
+            supported,
+        }
+    } else {
+        OpenError::OlderFormat {
+            path,
+            found,
+            supported,
+        }
+    }
+}
+
+/// Puts the log of `dir` in order and brings `state` to its end. The slots are not written yet, nor
+/// is the directory synced.
+///
+/// # Errors
+/// A format that isn't understood: nothing was changed. An I/O error.
+pub(super) fn recover(
+    fs: &dyn Fs,
+    dir: &Path,
+    segment_bytes: u64,
+    new_identity: fn() -> u64,
+    state: &mut dyn DurableState,
+) -> Result<Recovered, OpenError> {
+    let mut listing = list(fs, dir, segment_bytes)?;
+    let known = read_slot(fs, dir)?;
+    let mut heads = heads::read(fs, dir, &listing.segments)?;
+    let (identity, foreign_slots) = heads::identity(fs, &heads, known.as_ref())?;
+    let intruders = heads::intruders(fs, &heads, identity.unwrap_or_default())?;
+    let slot = match known.filter(|_| !foreign_slots) {
+        Some(slot) => slot,
+        None => Slot {
+            identity: identity.unwrap_or_else(new_identity),
+            open_counter: 0,
+            committed: Offset::ZERO,
+            synced: Offset::ZERO,
+        },
+    };
+    let intruders: Vec<(Head, Outcome)> = intruders
+        .into_iter()
+        .rev()
+        .map(|(index, outcome)| (heads.remove(index), outcome))
+        .collect();
+    listing.segments = heads.iter().map(|head| head.segment).collect();
+    let (tail, unread) = find_tail(fs, &heads, &slot)?;
+
+    // What was found is understood: from here on files are changed.
+    let mut tidying = Tidying {
+        fs,
+        dir,
+        quarantine: Quarantine::new(std::mem::take(&mut listing.damaged)),
+        findings: slot_findings(dir, known.as_ref(), foreign_slots, &listing.segments),
+    };
+    tidying.set_aside(intruders)?;
+    tidying.note_files(&listing, &slot);
+    listing.segments.truncate(listing.segments.len() - unread);
+    let unread = heads.split_off(heads.len() - unread);
+    let slots_path = slots::path(dir);
+    let slots = Slots::open(fs, dir)
+        .map_err(StorageError::new("open", &slots_path))?
+        .0;
+    if listing.odd_spare {
+        let path = dir.join(segment::SPARE_NAME);
+        fs.remove(&path)
+            .map_err(StorageError::new("remove", &path))?;
+    }
+    let mut tail = match tail {
+        Some(mut scan) => {
+            scan.restore(fs, dir, &listing.segments, state)?;
+            scan.second_pass(state)?;
+            Some(scan.make_durable()?)
+        }
+        None => None,
+    };
+    tidying.settle_unread(unread, &slot, tail.as_mut())?;
+    Ok(Recovered {
+        listing,
+        quarantine: tidying.quarantine,
+        slots,
+        slot,
+        tail,
+        findings: tidying.findings,
+    })
+}
+
+/// The newest whole slot; nothing is changed. One that is being written meanwhile is not whole, the
+/// other one then is.
+pub(super) fn read_slot(fs: &dyn Fs, dir: &Path) -> Result<Option<Slot>, OpenError> {
+    let path = slots::path(dir);
+    match slots::peek(fs, dir).map_err(StorageError::new("read", &path))? {
+        slots::Peeked::Slot(slot) => Ok(Some(slot)),
+        slots::Peeked::None => Ok(None),
+        slots::Peeked::OtherVersion(found) => Err(other_format(&path, found)),
+    }
+}
+
+/// The identity of a log whose slots are lost: what the newest whole head of a segment says.
+pub(super) fn identity_of(
+    fs: &dyn Fs,
+    dir: &Path,
+    segments: &[Segment],
+) -> Result<Option<u64>, OpenError> {
+    Ok(heads::identity(fs, &heads::read(fs, dir, segments)?, None)?.0)
 }
 
 /// Lists a log's directory and opens every segment once, to know its size.
-pub(super) fn list(fs: &dyn Fs, dir: &Path, segment_bytes: u64) -> Result<Listing, OpenError> {
+fn list(fs: &dyn Fs, dir: &Path, segment_bytes: u64) -> Result<Listing, OpenError> {
     let names = fs.list(dir).map_err(StorageError::new("list", dir))?;
-    let mut listing = Listing {
-        segments: Vec::new(),
-        has_spare: false,
-        foreign: Vec::new(),
-    };
+    let mut listing = Listing::default();
     for name in names {
+        let path = dir.join(&name);
         if let Some(base) = segment::base_of(&name) {
-            let bytes = size(fs, &dir.join(&name))?;
+            let bytes = size(fs, &path)?;
             listing.segments.push(Segment { base, bytes });
         } else if name == segment::SPARE_NAME {
-            let path = dir.join(&name);
-            if size(fs, &path)? == segment_bytes {
-                listing.has_spare = true;
-            } else {
-                // Half made, or of another configuration.
-                fs.remove(&path)
-                    .map_err(StorageError::new("remove", &path))?;
-            }
+            listing.has_spare = size(fs, &path)? == segment_bytes;
+            listing.odd_spare = !listing.has_spare;
+        } else if quarantine::is_kept(&name) {
+            let bytes = size(fs, &path)?;
+            listing.damaged.push(Kept { path, bytes });
         } else if ![slots::FILE_NAME, drops::FILE_NAME, super::LOCK_NAME].contains(&&*name) {
             listing.foreign.push(name);
         }
@@ -98,341 +238,173 @@ fn size(fs: &dyn Fs, path: &Path) -> Result<u64, StorageError> {
         .map_err(StorageError::new("read the size of", path))
 }
 
-/// The identity of a log whose slots are lost: what the batch at the head of a segment says, if its
-/// checksum is good.
-pub(super) fn identity_of(
-    fs: &dyn Fs,
-    dir: &Path,
-    segments: &[Segment],
-) -> Result<Option<u64>, OpenError> {
-    for segment in segments.iter().rev() {
-        let path = segment::path(dir, segment.base);
-        let file = fs
-            .open(&path, false)
-            .map_err(StorageError::new("open", &path))?;
-        let mut head = [0; batch::HEADER_BYTES];
-        let read = fs::read_up_to(&*file, &mut head, 0);
-        let read = read.map_err(StorageError::new("read", &path))?;
-        let Some(identity) = batch::claimed_identity(&head[..read]) else {
-            continue;
-        };
-        let look = BatchReader::new(file, identity).look(0, segment.bytes);
-        if let Look::Batch(_) = look.map_err(StorageError::new("read", &path))? {
-            return Ok(Some(identity));
-        }
-    }
-    Ok(None)
-}
-
-/// Finds the end of the log, brings the state up to it, and makes all of it durable.
-///
-/// Segments behind the newest one that holds a batch were begun and never synced: they are removed
-/// from `segments` and from the disk; one that is known to have held synced records is set aside as
-/// `<base>.damaged` instead. `None` if no segment holds anything.
-pub(super) fn recover_tail(
-    fs: &dyn Fs,
-    dir: &Path,
-    segments: &mut Vec<Segment>,
-    slot: &Slot,
-    state: &mut dyn DurableState,
-) -> Result<Option<Tail>, OpenError> {
-    while let Some(&segment) = segments.last() {
-        let path = segment::path(dir, segment.base);
+/// The newest segment that holds a batch, after its first pass, and how many newer ones hold none.
+fn find_tail(fs: &dyn Fs, heads: &[Head], slot: &Slot) -> Result<(Option<Scan>, usize), OpenError> {
+    for (unread, head) in heads.iter().rev().enumerate() {
+        let path = head.path.clone();
         let file = fs
             .open(&path, true)
             .map_err(StorageError::new("open", &path))?;
-        let mut scan = Scan::new(file, segment, slot, path.clone());
+        let mut scan = Scan::new(file, head.segment, slot, path);
         scan.first_pass()?;
         if scan.found_any {
-            scan.restore(fs, dir, segments, state)?;
-            scan.second_pass(state)?;
-            return scan.make_durable().map(Some);
-        }
-        if segment.base < slot.synced {
-            // It held synced records, and nothing of it can be read: kept for whoever wants to try.
-            let aside = path.with_extension("damaged");
-            fs.rename(&path, &aside)
-                .map_err(StorageError::new("set aside", &path))?;
-        } else {
-            fs.remove(&path)
-                .map_err(StorageError::new("remove", &path))?;
-        }
-        segments.pop();
-    }
-    Ok(None)
-}
-
-struct Scan {
-    reader: BatchReader,
-    segment: Segment,
-    path: PathBuf,
-    found_any: bool,
-    has_checkpoint: bool,
-    /// Highest offset known to have been synced.
-    synced: Offset,
-    committed: Offset,
-    open_counter: u32,
-    /// Where the next batch is expected, and with which offset.
-    position: u64,
-    expected: Offset,
-    /// Open counter of the batch before.
-    predecessor: u32,
-    /// First accepted batch that may be in the page cache alone.
-    unsynced_from: Option<u64>,
-    /// End of the last whole batch behind a cut.
-    cut_end: Option<u64>,
-    cut_bytes: u64,
-    holes: Vec<Hole>,
-}
-
-/// What is to be done at a position of the scan.
-enum Step {
-    Accept(Found),
-    /// Nothing whole begins here, but this follows later.
-    Skip(Found),
-    End,
-}
-
-impl Scan {
-    fn new(file: Box<dyn File>, segment: Segment, slot: &Slot, path: PathBuf) -> Self {
-        Self {
-            reader: BatchReader::new(file, slot.identity),
-            segment,
-            path,
-            found_any: false,
-            has_checkpoint: false,
-            synced: slot.synced,
-            committed: slot.committed,
-            open_counter: slot.open_counter,
-            position: 0,
-            expected: segment.base,
-            predecessor: 0,
-            unsynced_from: None,
-            cut_end: None,
-            cut_bytes: 0,
-            holes: Vec::new(),
-        }
-    }
-
-    fn first_pass(&mut self) -> Result<(), OpenError> {
-        while let Step::Accept(found) | Step::Skip(found) = self.step()? {
-            let header = &found.header;
-            self.found_any = true;
-            self.has_checkpoint |= header.kind == Kind::Checkpoint;
-            self.synced = self.synced.max(header.synced);
-            self.committed = self.committed.max(header.committed);
-            self.open_counter = self.open_counter.max(header.open_counter);
-            self.advance(&found);
-        }
-        (self.position, self.expected, self.predecessor) = (0, self.segment.base, 0);
-        Ok(())
-    }
-
-    fn second_pass(&mut self, state: &mut dyn DurableState) -> Result<(), OpenError> {
-        loop {
-            match self.step()? {
-                Step::Accept(found) => self.accept(&found, state),
-                Step::Skip(found) if self.expected >= self.synced => {
-                    self.cut(&found)?;
-                    break;
-                }
-                Step::Skip(found) => self.accept(&found, state),
-                Step::End => break,
+            // A record takes more than a byte, so a name further off is none that the log gave.
+            let furthest = scan.segment.base.plus(scan.segment.bytes);
+            let begun = heads[heads.len() - unread..].iter();
+            let begun = begun.map(|head| head.segment.base);
+            for base in begun.filter(|base| *base <= furthest) {
+                scan.synced = scan.synced.max(base);
             }
+            return Ok((Some(scan), unread));
         }
-        if self.expected < self.synced {
-            // The last batches are known to have been synced, and they are gone.
-            self.hole_up_to(self.synced);
+    }
+    Ok((None, heads.len()))
+}
+
+fn slot_findings(
+    dir: &Path,
+    known: Option<&Slot>,
+    foreign: bool,
+    segments: &[Segment],
+) -> Vec<Finding> {
+    let outcome = match known {
+        Some(_) if foreign => Outcome::ForeignSlots,
+        None if !segments.is_empty() => Outcome::SlotsLost,
+        Some(_) | None => return Vec::new(),
+    };
+    vec![Finding::new(outcome, slots::path(dir))]
+}
+
+/// Putting the directory in order.
+struct Tidying<'a> {
+    fs: &'a dyn Fs,
+    dir: &'a Path,
+    quarantine: Quarantine,
+    findings: Vec<Finding>,
+}
+
+impl Tidying<'_> {
+    fn set_aside(&mut self, intruders: Vec<(Head, Outcome)>) -> Result<(), OpenError> {
+        for (head, outcome) in intruders {
+            self.findings.push(Finding::new(outcome, head.path.clone()));
+            if outcome == Outcome::ForeignSegment {
+                quarantine::set_aside(self.fs, &head.path, quarantine::FOREIGN)
+                    .map_err(StorageError::new("set aside", &head.path))?;
+            } else {
+                self.keep(&head)?;
+            }
         }
         Ok(())
     }
 
-    fn step(&mut self) -> Result<Step, OpenError> {
-        let limit = self.segment.bytes;
-        let (expected, predecessor) = (self.expected, self.predecessor);
-        let ours = |header: &Header| header.base >= expected && header.open_counter >= predecessor;
-        let look = self
-            .reader
-            .look(self.position, limit)
-            .map_err(self.read_failed())?;
-        match look {
-            Look::Batch(found) if ours(&found.header) => return Ok(Step::Accept(found)),
-            Look::Batch(_) => return Ok(Step::End),
-            Look::Newer(found) => {
-                let path = self.path.clone();
-                return Err(OpenError::NewerFormat {
-                    path,
-                    found,
-                    supported: FORMAT_VERSION,
-                });
-            }
-            Look::Nothing => {}
-        }
-        // A batch at its expected offset or beyond: stale ones lie below.
-        let next = self
-            .reader
-            .search(self.position + batch::ALIGN, limit, ours);
-        Ok(next
-            .map_err(self.read_failed())?
-            .map_or(Step::End, Step::Skip))
-    }
-
-    fn read_failed(&self) -> impl FnOnce(io::Error) -> StorageError + use<> {
-        StorageError::new("read", &self.path)
-    }
-
-    fn advance(&mut self, found: &Found) {
-        self.position = found.position + found.bytes as u64;
-        self.expected = found.header.end();
-        self.predecessor = found.header.open_counter;
-    }
-
-    fn accept(&mut self, found: &Found, state: &mut dyn DurableState) {
-        if found.header.base > self.expected {
-            self.hole_up_to(found.header.base);
-        }
-        if found.header.kind == Kind::Records {
-            let content = self.reader.content(found).unwrap_or(&[]);
-            for record in Entries::new(content, found.header.base).flatten() {
-                state.apply(&record);
-            }
-        }
-        match found.header.kind {
-            // Synced before anything is written behind it, so in doubt only if it is the last.
-            Kind::Checkpoint => self.unsynced_from = Some(found.position),
-            Kind::Records if self.expected == self.segment.base => self.unsynced_from = None,
-            Kind::Records => {}
-        }
-        if found.header.end() > self.synced {
-            self.unsynced_from.get_or_insert(found.position);
-        }
-        self.advance(found);
-    }
-
-    fn hole_up_to(&mut self, end: Offset) {
-        self.holes.push(Hole::new(self.expected, end, "corrupt"));
-        self.expected = end;
-    }
-
-    /// Notes how far whole batches go behind the cut at the scan's position.
-    fn cut(&mut self, first: &Found) -> Result<(), OpenError> {
-        let (expected, limit) = (self.expected, self.segment.bytes);
-        let mut behind = Some(*first);
-        while let Some(found) = behind {
-            let end = found.position + found.bytes as u64;
-            self.cut_bytes += found.bytes as u64;
-            self.cut_end = Some(end);
-            let next = self
-                .reader
-                .search(end, limit, |header| header.base >= expected);
-            behind = next.map_err(self.read_failed())?;
-        }
+    fn keep(&mut self, head: &Head) -> Result<(), OpenError> {
+        self.quarantine
+            .keep(self.fs, &head.path, head.segment.bytes)
+            .and_then(|()| self.quarantine.trim(self.fs))
+            .map_err(StorageError::new("set aside", &head.path))?;
         Ok(())
     }
 
-    /// Brings the state to the head of this segment: from its checkpoint, or if that is damaged
-    /// from the segment before.
-    fn restore(
+    fn note_files(&mut self, listing: &Listing, slot: &Slot) {
+        for name in &listing.foreign {
+            let path = self.dir.join(name);
+            self.findings.push(Finding::new(Outcome::ForeignFile, path));
+        }
+        for pair in listing.segments.windows(2) {
+            if pair[0].bytes == 0 {
+                let path = segment::path(self.dir, pair[0].base);
+                let last = Offset::new(pair[1].base.get() - 1);
+                let mut finding = Finding::new(Outcome::ZeroLengthSegment, path);
+                finding = finding.lost(pair[0].base, last);
+                finding.clip(slot.committed);
+                self.findings.push(finding);
+            }
+        }
+    }
+
+    /// The newest segments, of which nothing can be read: begun and never synced, or damaged.
+    fn settle_unread(
         &mut self,
-        fs: &dyn Fs,
-        dir: &Path,
-        segments: &[Segment],
-        state: &mut dyn DurableState,
+        unread: Vec<Head>,
+        slot: &Slot,
+        tail: Option<&mut Tail>,
     ) -> Result<(), OpenError> {
-        if self.has_checkpoint {
-            return self.restore_here(state);
+        let mut lost = lost_at_the_end(slot, tail);
+        for head in unread.into_iter().rev() {
+            let base = head.segment.base;
+            let held_records = base < slot.synced;
+            let ours = matches!(head.claim, Some(claim) if claim.identity == slot.identity);
+            let outcome = match (held_records, head.segment.bytes) {
+                (true, 0) => Outcome::ZeroLengthSegment,
+                (true, _) => Outcome::UnreadableSegment,
+                (false, _) if head.blank || ours => Outcome::BegunSegment,
+                (false, _) => Outcome::UnreadableSegment,
+            };
+            let mut finding = Finding::new(outcome, head.path.clone());
+            if held_records && let Some((first, last)) = lost.filter(|(_, last)| *last >= base) {
+                finding = finding.lost(first.max(base), last);
+                lost = (first < base).then(|| (first, Offset::new(base.get() - 1)));
+            }
+            self.findings.push(finding);
+            if outcome == Outcome::UnreadableSegment {
+                self.keep(&head)?;
+            } else {
+                self.fs
+                    .remove(&head.path)
+                    .map_err(StorageError::new("remove", &head.path))?;
+            }
         }
-        let Some(previous) = segments.len().checked_sub(2).map(|index| segments[index]) else {
-            tracing::error!(segment = %self.path.display(), "checkpoint damaged: link sessions and \
-                the redelivery window begin anew, duplicates are possible");
-            return Ok(());
-        };
-        let path = segment::path(dir, previous.base);
-        let file = fs
-            .open(&path, false)
-            .map_err(StorageError::new("open", &path))?;
-        let slot = Slot {
-            identity: self.reader.identity(),
-            open_counter: 0,
-            committed: Offset::ZERO,
-            synced: self.segment.base,
-        };
-        let mut scan = Self::new(file, previous, &slot, path);
-        scan.restore_here(state)?;
-        scan.second_pass(state)
-    }
-
-    fn restore_here(&mut self, state: &mut dyn DurableState) -> Result<(), OpenError> {
-        let look = self
-            .reader
-            .look(0, self.segment.bytes)
-            .map_err(self.read_failed())?;
-        if let Look::Batch(found) = look
-            && found.header.kind == Kind::Checkpoint
-            && found.header.base == self.segment.base
-            && let Err(error) = state.restore(self.reader.content(&found).unwrap_or(&[]))
-        {
-            tracing::error!(segment = %self.path.display(), %error, "link sessions and the \
-                redelivery window begin anew, duplicates are possible");
+        if let Some((first, last)) = lost {
+            let finding = Finding::new(Outcome::MissingSegment, self.dir.to_owned());
+            self.findings.push(finding.lost(first, last));
         }
         Ok(())
     }
-
-    fn make_durable(mut self) -> Result<Tail, OpenError> {
-        self.reader.forget();
-        let failed = |action| StorageError::new(action, &self.path);
-        let file = self.reader.into_file();
-        let mut touched = false;
-        if let Some(from) = self.unsynced_from {
-            rewrite(&*file, from, self.position).map_err(failed("rewrite the tail of"))?;
-            touched = true;
-        }
-        if let Some(end) = self.cut_end {
-            zero(&*file, self.position, end).map_err(failed("cut the torn tail of"))?;
-            touched = true;
-        }
-        if touched {
-            file.sync_data().map_err(failed("sync"))?;
-        }
-        Ok(Tail {
-            segment: self.segment,
-            file,
-            position: self.position,
-            next: self.expected,
-            committed: self.committed,
-            open_counter: self.open_counter,
-            cut_bytes: self.cut_bytes,
-            holes: self.holes,
-        })
-    }
 }
 
-/// Writes a range of a file with its own content, so that the next sync can't find it clean.
-fn rewrite(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
-    let mut piece = vec![0; PIECE_BYTES];
-    while from < to {
-        let want = usize::try_from(to - from)
-            .unwrap_or(PIECE_BYTES)
-            .min(PIECE_BYTES);
-        let read = fs::read_up_to(file, &mut piece[..want], from)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        fs::write_all_at(file, &piece[..read], from)?;
-        from += read as u64;
-    }
-    Ok(())
+/// Undelivered records that are known to have been synced behind all that can be read. Taken out of
+/// the tail's findings where it was at a loss to say what became of them.
+fn lost_at_the_end(slot: &Slot, tail: Option<&mut Tail>) -> Option<(Offset, Offset)> {
+    let Some(tail) = tail else {
+        return (slot.committed < slot.synced)
+            .then(|| (slot.committed, Offset::new(slot.synced.get() - 1)));
+    };
+    let index = tail
+        .findings
+        .iter()
+        .position(|finding| finding.outcome == Outcome::MissingSegment)?;
+    tail.findings.remove(index).lost
 }
 
-/// Writes zeroes over a range of a file.
-pub(super) fn zero(file: &dyn File, mut from: u64, to: u64) -> io::Result<()> {
-    let piece = vec![0; PIECE_BYTES];
-    while from < to {
-        let bytes = usize::try_from(to - from)
-            .unwrap_or(PIECE_BYTES)
-            .min(PIECE_BYTES);
-        fs::write_all_at(file, &piece[..bytes], from)?;
-        from += bytes as u64;
+/// All that was found, now that the committed offset is known: what was delivered is not lost.
+pub(super) fn findings(
+    recovered: &mut Recovered,
+    dir: &Path,
+    tail: &mut Tail,
+    (committed, drops): (Offset, &Drops),
+) -> Vec<Finding> {
+    let mut findings = std::mem::take(&mut recovered.findings);
+    findings.append(&mut tail.findings);
+    let ends_early = |hole: &Hole| hole.last.plus(1) == tail.next && hole.first < committed;
+    if tail.holes.last().is_some_and(ends_early) {
+        let path = segment::path(dir, tail.segment.base);
+        findings.push(Finding::new(Outcome::CommittedBeyondEnd, path));
     }
-    Ok(())
+    let first = recovered.listing.segments.first();
+    let start = first.map_or(tail.next, |segment| segment.base);
+    let mut position = committed;
+    while position < start {
+        let hole = drops.hole(position, start);
+        let told = |finding: &Finding| finding.lost.is_some_and(|(first, _)| first <= position);
+        if hole.reason == "missing" && !findings.iter().any(told) {
+            let finding = Finding::new(Outcome::CommittedBeforeStart, dir.to_owned());
+            findings.push(finding.lost(hole.first, hole.last));
+        }
+        position = hole.last.plus(1);
+    }
+    for finding in &mut findings {
+        finding.clip(committed);
+    }
+    tail.holes.retain(|hole| hole.last >= committed);
+    findings
 }

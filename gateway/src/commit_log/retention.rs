@@ -15,6 +15,7 @@
 //! written when the gateway stopped counts from its next start.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::batch::Kind;
@@ -22,7 +23,7 @@ use super::drops::{self, Counts, DropReason, Dropped};
 use super::entry::Entries;
 use super::segment::{self, BatchReader, Look};
 use super::shared::{Segment, StorageError};
-use super::writer::{Refused, Writer};
+use super::writer::{Refused, Writer, unless_full};
 use super::{fs, slots};
 use crate::clock::Moment;
 use crate::record::Offset;
@@ -64,37 +65,68 @@ impl Writer {
     /// durable before: without that, the missing segment would look like a loss after a crash.
     pub(super) fn retire(&mut self, segment: Segment) -> Result<(), StorageError> {
         if self.slot_written.committed < self.shared.lock().segments[1].base {
-            self.write_slot()?;
+            // The slots own their space. Where a file system needs some all the same, removing this
+            // segment is what makes it; after a crash right then a gap is told that is none.
+            unless_full(self.write_slot())?;
         }
         self.remove_oldest(segment)
     }
 
     fn remove_oldest(&mut self, segment: Segment) -> Result<(), StorageError> {
         let path = segment::path(&self.options.dir, segment.base);
-        let reuse = !self.has_spare && segment.bytes == self.options.segment_bytes;
-        if reuse {
+        let damaged = self.shared.lock().damage.take(segment.base);
+        let kept = if damaged {
+            self.keep_damaged(&path, segment)?
+        } else if !self.has_spare && segment.bytes == self.options.segment_bytes {
             let spare = self.options.dir.join(segment::SPARE_NAME);
-            self.fs
-                .rename(&path, &spare)
+            self.has_spare = unless_no_space(self.fs.rename(&path, &spare))
                 .map_err(StorageError::new("retire", &path))?;
-            self.has_spare = true;
+            self.has_spare
         } else {
+            false
+        };
+        if !kept {
             self.fs
                 .remove(&path)
                 .map_err(StorageError::new("remove", &path))?;
         }
-        let dir = &self.options.dir;
-        self.fs
-            .sync_dir(dir)
-            .map_err(StorageError::new("sync the directory", dir))?;
         let mut inner = self.shared.lock();
         inner.segments.pop_front();
         let committed = inner.committed;
         inner.drops.prune(committed);
-        if !reuse {
+        if !kept {
             inner.disk_bytes -= segment.bytes;
         }
+        drop(inner);
+        // Without space for it, the next sync of the directory does it. Nothing rests on this one:
+        // a segment that comes back in a power cut is delivered, or noted as dropped.
+        let dir = &self.options.dir;
+        unless_no_space(self.fs.sync_dir(dir))
+            .map_err(StorageError::new("sync the directory", dir))?;
         Ok(())
+    }
+
+    /// Sets a damaged segment aside, for whoever wants to look into it. False if it can't be.
+    fn keep_damaged(&mut self, path: &Path, segment: Segment) -> Result<bool, StorageError> {
+        let failed = StorageError::new("set aside", path);
+        let kept = self.quarantine.keep(&*self.fs, path, segment.bytes);
+        let trimmed = match unless_no_space(kept) {
+            Ok(false) => return Ok(false),
+            Ok(true) => self.quarantine.trim(&*self.fs),
+            Err(error) => Err(error),
+        };
+        let bytes = trimmed.map_err(failed)?;
+        self.shared.lock().disk_bytes -= bytes.unwrap_or(0);
+        Ok(true)
+    }
+
+    /// Removes the oldest damaged segment that is kept aside: records need the space. False if
+    /// there is none.
+    pub(super) fn give_up_damaged(&mut self) -> Result<bool, StorageError> {
+        let removed = self.quarantine.give_up_oldest(&*self.fs);
+        let bytes = removed.map_err(StorageError::new("remove from", &self.options.dir))?;
+        self.shared.lock().disk_bytes -= bytes.unwrap_or(0);
+        Ok(bytes.is_some())
     }
 
     /// Makes room by dropping the oldest segment, or by retiring it if it is delivered. False if it
@@ -292,7 +324,7 @@ impl Writer {
                 Look::Batch(found) if found.header.base == segment.base => {
                     return Some(found.header.written);
                 }
-                Look::Batch(_) | Look::Nothing | Look::Newer(_) => {}
+                Look::Batch(_) | Look::Nothing | Look::Newer(_) | Look::Older(_) => {}
             }
         }
         None
@@ -316,5 +348,14 @@ impl Writer {
             .map_err(StorageError::new("write", &path))?;
         self.slot_written = slot;
         Ok(())
+    }
+}
+
+/// Whether a call was done: false if the disk had no space for it.
+fn unless_no_space(result: std::io::Result<()>) -> std::io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if fs::is_full(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -49,6 +49,8 @@ pub(super) enum Look {
     Nothing,
     /// A batch of a format of the future.
     Newer(u8),
+    /// A batch of a format that is no longer read.
+    Older(u8),
 }
 
 /// Reads batches of one segment, with read-ahead.
@@ -94,6 +96,7 @@ impl BatchReader {
                 Parsed::Needs(more) => want = more,
                 Parsed::Nothing => return Ok(Look::Nothing),
                 Parsed::Newer(version) => return Ok(Look::Newer(version)),
+                Parsed::Older(version) => return Ok(Look::Older(version)),
                 Parsed::Whole {
                     header,
                     content,
@@ -111,6 +114,13 @@ impl BatchReader {
         }
     }
 
+    /// The bytes at `position` where a header would be, fewer if `limit` or the file ends before.
+    pub(super) fn head(&mut self, position: u64, limit: u64) -> io::Result<&[u8]> {
+        self.fill(position, batch::HEADER_BYTES, limit)?;
+        let bytes = self.at(position);
+        Ok(&bytes[..bytes.len().min(batch::HEADER_BYTES)])
+    }
+
     /// Finds the next whole batch at or behind `position` that `accept`s.
     pub(super) fn search(
         &mut self,
@@ -123,7 +133,7 @@ impl BatchReader {
             match self.look(position, limit)? {
                 Look::Batch(found) if accept(&found.header) => return Ok(Some(found)),
                 Look::Batch(found) => position += found.bytes as u64,
-                Look::Nothing | Look::Newer(_) => position += ALIGN,
+                Look::Nothing | Look::Newer(_) | Look::Older(_) => position += ALIGN,
             }
         }
         Ok(None)

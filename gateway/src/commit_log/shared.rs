@@ -1,7 +1,7 @@
 //! What appenders, readers and the writer thread share, behind one mutex that nobody holds during
 //! I/O.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::batch::HEADER_BYTES;
 use super::drops::{Counts, DropReason, Drops};
-use super::{AppendError, Condition, Progress, entry};
+use super::outcome::{Finding, Outcome};
+use super::{AppendError, Condition, Progress, entry, segment};
 use crate::record::{NewRecord, Offset};
 
 /// A call on the log's files failed.
@@ -90,8 +91,75 @@ pub(super) struct Inner {
     pub(super) handed_out: Offset,
     /// Dropped records that the observer is to be told of.
     pub(super) uncounted: Vec<(DropReason, Counts)>,
+    pub(super) damage: Damage,
     pub(super) closing: bool,
     pub(super) failure: Option<Arc<StorageError>>,
+}
+
+/// What is known to be damaged.
+#[derive(Debug, Default)]
+pub(super) struct Damage {
+    /// Lost offsets that were reported, first and last; those that are passed are forgotten.
+    reported: Vec<(Offset, Offset)>,
+    /// Segments with something in them that is to be looked into.
+    segments: BTreeSet<Offset>,
+}
+
+impl Damage {
+    /// What opening found: its caller reports it.
+    pub(super) fn known(findings: &[Finding]) -> Self {
+        let mut damage = Self::default();
+        for finding in findings {
+            damage.note(finding);
+            damage.reported.extend(finding.lost);
+        }
+        damage
+    }
+
+    /// Takes note that a segment is damaged, for the time when it is removed. True if that is news.
+    pub(super) fn note(&mut self, finding: &Finding) -> bool {
+        let base = match finding.outcome {
+            Outcome::CorruptBatch
+            | Outcome::CorruptEnd
+            | Outcome::UnreadableSegment
+            | Outcome::OverlappingSegments => {
+                let name = finding.path.file_name().and_then(|name| name.to_str());
+                name.and_then(segment::base_of)
+            }
+            Outcome::EarlierLife
+            | Outcome::CutRemains
+            | Outcome::TornTail
+            | Outcome::TailMadeDurable
+            | Outcome::BegunSegment
+            | Outcome::ZeroLengthSegment
+            | Outcome::MissingSegment
+            | Outcome::DuplicateSegment
+            | Outcome::ForeignSegment
+            | Outcome::ForeignFile
+            | Outcome::ForeignSlots
+            | Outcome::SlotsLost
+            | Outcome::CheckpointDamaged
+            | Outcome::CommittedBeforeStart
+            | Outcome::CommittedBeyondEnd => None,
+        };
+        base.is_some_and(|base| self.segments.insert(base))
+    }
+
+    /// Is this loss reported for the first time? Then it counts as reported.
+    pub(super) fn first_report(&mut self, lost: (Offset, Offset), committed: Offset) -> bool {
+        let covers = |known: &(Offset, Offset)| known.0 <= lost.0 && lost.1 <= known.1;
+        let known = self.reported.iter().any(covers);
+        self.reported.retain(|known| known.1 >= committed);
+        if !known {
+            self.reported.push(lost);
+        }
+        !known
+    }
+
+    /// Was the segment damaged? It is forgotten.
+    pub(super) fn take(&mut self, base: Offset) -> bool {
+        self.segments.remove(&base)
+    }
 }
 
 #[derive(Debug)]

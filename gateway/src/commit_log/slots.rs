@@ -4,7 +4,8 @@
 //! ```text
 //! file `slots`, 8192 bytes: slot 0 at 0, slot 1 at 4096, written in turn
 //!  0  4  magic "EGLS"             24  4  open counter
-//!  4  4  CRC-32C of bytes 8 to 64  28  4  0
+//!  4  4  CRC-32C of bytes 8 to 64  28  1  format version, 1
+//!                                 29  3  0
 //!  8  8  write counter            32  8  committed offset
 //! 16  8  log identity             40  8  synced offset
 //!                                 48 16  0
@@ -27,6 +28,7 @@ pub(super) const FILE_BYTES: u64 = 2 * SLOT_STRIDE;
 const SLOT_STRIDE: u64 = 4096;
 const SLOT_BYTES: usize = 64;
 const MAGIC: [u8; 4] = *b"EGLS";
+const VERSION: u8 = super::batch::FORMAT_VERSION;
 
 /// The content of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,37 @@ pub(super) struct Slot {
     pub(super) open_counter: u32,
     pub(super) committed: Offset,
     pub(super) synced: Offset,
+}
+
+/// What the slot file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peeked {
+    /// The newest whole slot.
+    Slot(Slot),
+    /// No file, or no whole slot in it.
+    None,
+    /// A whole slot in another format version.
+    OtherVersion(u8),
+}
+
+/// Reads the slots and changes nothing.
+pub(super) fn peek(fs: &dyn Fs, dir: &Path) -> io::Result<Peeked> {
+    let file = match fs.open(&path(dir), false) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Peeked::None),
+        opened => opened?,
+    };
+    let newest = read(&*file)?;
+    Ok(newest.map_or(Peeked::None, |(_, content)| match content {
+        Content::Slot(slot) => Peeked::Slot(slot),
+        Content::OtherVersion(found) => Peeked::OtherVersion(found),
+    }))
+}
+
+/// What a whole slot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Slot(Slot),
+    OtherVersion(u8),
 }
 
 /// The open slot file.
@@ -54,20 +87,28 @@ impl Slots {
             opened => opened?,
         };
         let newest = read(&*file)?;
-        if file.size()? < FILE_BYTES {
+        let size = file.size()?;
+        if size < FILE_BYTES {
             file.allocate(FILE_BYTES)?;
-            // Written once in full, so that later writes find their blocks there (I6).
-            fs::write_all_at(&*file, &[0; SLOT_BYTES], SLOT_STRIDE)?;
-            fs::write_all_at(&*file, &[0; SLOT_BYTES], 0)?;
+            // Written once, so that later writes find their blocks there (I6).
+            for position in [0, SLOT_STRIDE] {
+                if size < position + SLOT_BYTES as u64 {
+                    fs::write_all_at(&*file, &[0; SLOT_BYTES], position)?;
+                }
+            }
             file.sync_data()?;
         }
         let write_counter = newest.map_or(0, |(counter, _)| counter);
+        let slot = newest.and_then(|(_, content)| match content {
+            Content::Slot(slot) => Some(slot),
+            Content::OtherVersion(_) => None,
+        });
         Ok((
             Self {
                 file,
                 write_counter,
             },
-            newest.map(|(_, slot)| slot),
+            slot,
         ))
     }
 
@@ -82,22 +123,12 @@ impl Slots {
     }
 }
 
-/// Reads the newest whole slot without changing anything. A slot that is being written meanwhile is
-/// not whole; the other one then is.
-pub(super) fn peek(fs: &dyn Fs, dir: &Path) -> io::Result<Option<Slot>> {
-    match fs.open(&path(dir), false) {
-        Ok(file) => Ok(read(&*file)?.map(|(_, slot)| slot)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Where a log's slots are.
 pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join(FILE_NAME)
 }
 
-fn read(file: &dyn File) -> io::Result<Option<(u64, Slot)>> {
+fn read(file: &dyn File) -> io::Result<Option<(u64, Content)>> {
     let mut newest = None;
     for position in [0, SLOT_STRIDE] {
         let mut bytes = [0; SLOT_BYTES];
@@ -112,7 +143,7 @@ trait MaxByCounter {
     fn max_by_counter(self, other: Self) -> Self;
 }
 
-impl MaxByCounter for Option<(u64, Slot)> {
+impl MaxByCounter for Option<(u64, Content)> {
     fn max_by_counter(self, other: Self) -> Self {
         match (self, other) {
             (Some(a), Some(b)) => Some(if b.0 > a.0 { b } else { a }),
@@ -127,6 +158,7 @@ fn encode(counter: u64, slot: &Slot) -> [u8; SLOT_BYTES] {
     bytes[8..16].copy_from_slice(&counter.to_le_bytes());
     bytes[16..24].copy_from_slice(&slot.identity.to_le_bytes());
     bytes[24..28].copy_from_slice(&slot.open_counter.to_le_bytes());
+    bytes[28] = VERSION;
     bytes[32..40].copy_from_slice(&slot.committed.get().to_le_bytes());
     bytes[40..48].copy_from_slice(&slot.synced.get().to_le_bytes());
     let crc = crc32c::crc32c(&bytes[8..]);
@@ -134,11 +166,14 @@ fn encode(counter: u64, slot: &Slot) -> [u8; SLOT_BYTES] {
     bytes
 }
 
-fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<(u64, Slot)> {
+fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<(u64, Content)> {
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     if bytes[0..4] != MAGIC || u32_at(4) != crc32c::crc32c(&bytes[8..]) {
         return None;
+    }
+    if bytes[28] != VERSION {
+        return Some((u64_at(8), Content::OtherVersion(bytes[28])));
     }
     let slot = Slot {
         identity: u64_at(16),
@@ -146,7 +181,7 @@ fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<(u64, Slot)> {
         committed: Offset::new(u64_at(32)),
         synced: Offset::new(u64_at(40)),
     };
-    Some((u64_at(8), slot))
+    Some((u64_at(8), Content::Slot(slot)))
 }
 
 #[cfg(test)]

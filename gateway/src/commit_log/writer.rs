@@ -7,7 +7,7 @@
 //! [`FULL_RETRY`], since others may have made space.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::compression::{Content, Packer};
 use super::drops::{Counts, DropFile, DropReason};
 use super::entry::Entries;
 use super::fs::{self, File, Fs, LockGuard};
+use super::quarantine::Quarantine;
 use super::retention::Expiry;
 use super::segment;
 use super::shared::{Gathered, Segment, Shared, StorageError};
@@ -25,7 +26,7 @@ use super::{CommitReport, Condition, Observer, Options, recovery};
 use crate::record::Offset;
 
 /// How long a full disk is left alone before the next try, if nothing was delivered meanwhile.
-const FULL_RETRY: Duration = Duration::from_millis(500);
+const FULL_RETRY: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 500 });
 /// How long offsets may be known to memory alone while no batch is written. Bounds the duplicates
 /// of a crash in a quiet moment; one page of flash each time.
 const SLOT_INTERVAL: Duration = Duration::from_secs(2);
@@ -70,6 +71,7 @@ pub(super) struct Writer {
     /// Batches in the active segment.
     pub(super) active_batches: u64,
     pub(super) slots: Slots,
+    pub(super) quarantine: Quarantine,
     pub(super) drop_file: DropFile,
     pub(super) expiry: Option<Expiry>,
     pub(super) packer: Packer,
@@ -118,11 +120,11 @@ impl Writer {
                 Work::Commit => {
                     if !self.commit(&mut batch)? {
                         // Closing on a full disk: what is in hand was never acknowledged.
-                        return self.write_slot();
+                        return unless_full(self.write_slot());
                     }
                 }
                 Work::Retire(segment) => self.retire(segment)?,
-                Work::WriteSlot => self.write_slot()?,
+                Work::WriteSlot => unless_full(self.write_slot())?,
                 Work::Expire => {
                     self.expire()?;
                     continue;
@@ -133,7 +135,7 @@ impl Writer {
                     }
                     continue;
                 }
-                Work::Close => return self.write_slot(),
+                Work::Close => return unless_full(self.write_slot()),
             }
             slot_due = Instant::now() + SLOT_INTERVAL;
         }
@@ -224,6 +226,7 @@ impl Writer {
         while let Err(refused) = self.write(batch) {
             match refused {
                 Refused::Failed(error) => return Err(error),
+                Refused::Full if self.give_up_damaged()? => {}
                 Refused::Full
                     if self.options.drop_oldest && self.drop_oldest(DropReason::BufferFull)? => {}
                 Refused::Full => {
@@ -284,9 +287,7 @@ impl Writer {
         let path = segment::path(&self.options.dir, base);
         let file = if self.has_spare {
             let spare = self.options.dir.join(segment::SPARE_NAME);
-            self.fs
-                .rename(&spare, &path)
-                .and_then(|()| self.fs.open(&path, true))
+            self.reuse(&spare, &path)
                 .map_err(|error| refused(error, "reuse a segment as", path.clone()))?
         } else {
             if self.shared.lock().disk_bytes + self.options.segment_bytes > self.options.bytes_max {
@@ -300,16 +301,14 @@ impl Writer {
         let segment_bytes = self.options.segment_bytes;
         let fill = fills(self.active_batches, segment_bytes);
         let begun = make_room(&*file, segment_bytes, fill)
-            .and_then(|()| begin_segment(&*file, &header, &*self.state));
+            .and_then(|()| begin_segment(&*file, &header, &*self.state))
+            .and_then(|position| self.fs.sync_dir(&self.options.dir).map(|()| position));
         match begun {
-            Ok(position) => self.switch_to(
-                Segment {
-                    base,
-                    bytes: self.options.segment_bytes,
-                },
-                file,
-                position,
-            ),
+            Ok(position) => {
+                let bytes = segment_bytes;
+                self.switch_to(Segment { base, bytes }, file, position);
+                Ok(())
+            }
             Err(error) => {
                 // Half a segment would be in the way of the next try. If it can't be removed, that
                 // try says so.
@@ -324,17 +323,15 @@ impl Writer {
         }
     }
 
-    fn switch_to(
-        &mut self,
-        segment: Segment,
-        file: Box<dyn File>,
-        position: u64,
-    ) -> Result<(), Refused> {
-        let dir = &self.options.dir;
-        let synced = self.fs.sync_dir(dir);
-        synced
-            .map_err(StorageError::new("sync the directory", dir))
-            .map_err(Refused::Failed)?;
+    /// Gives the spare segment its new name and opens it. On error it has its old one.
+    fn reuse(&self, spare: &Path, path: &Path) -> std::io::Result<Box<dyn File>> {
+        self.fs.rename(spare, path)?;
+        self.fs
+            .open(path, true)
+            .or_else(|error| self.fs.rename(path, spare).and(Err(error)))
+    }
+
+    fn switch_to(&mut self, segment: Segment, file: Box<dyn File>, position: u64) {
         self.active = file;
         self.active_bytes = segment.bytes;
         self.position = position;
@@ -347,7 +344,6 @@ impl Writer {
         }
         drop(inner);
         self.has_spare = false;
-        Ok(())
     }
 
     /// Makes the active segment as long as segments are now. Durable on return.
@@ -448,6 +444,14 @@ fn refused(error: std::io::Error, action: &'static str, path: PathBuf) -> Refuse
             path,
             source: error,
         })
+    }
+}
+
+/// A full disk is no failure where the call is made again anyway (I3).
+pub(super) fn unless_full(result: Result<(), StorageError>) -> Result<(), StorageError> {
+    match result {
+        Err(error) if fs::is_full(&error.source) => Ok(()),
+        done => done,
     }
 }
 

@@ -201,6 +201,9 @@ impl<'c> Forwarder<'c> {
 
     /// Sends what the cursor finds next.
     fn forward_next(&mut self, cursor: &mut Cursor) -> Result<Read, ForwarderError> {
+        while let Some(finding) = cursor.take_finding() {
+            self.sender.metrics.report(&finding);
+        }
         let item = match cursor.next() {
             Ok(item) => item,
             Err(error) => return self.read_failed(error),

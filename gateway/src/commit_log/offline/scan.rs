@@ -9,9 +9,9 @@ use std::io;
 use std::path::Path;
 
 use super::{LogDir, OfflineError, next_whole};
-use crate::commit_log::OpenError;
-use crate::commit_log::batch::{FORMAT_VERSION, Header, Kind};
+use crate::commit_log::batch::{Header, Kind};
 use crate::commit_log::entry::Entries;
+use crate::commit_log::recovery;
 use crate::commit_log::segment::{self, BatchReader, Found, Look};
 use crate::commit_log::shared::{Segment, StorageError};
 use crate::record::{Offset, RecordView};
@@ -343,7 +343,9 @@ impl<'l> Scan<'l> {
                 open.position += found.bytes as u64;
                 Ok(Step::Again)
             }
-            Ok(Look::Newer(found)) => Err(self.log.newer(&segment, found)),
+            Ok(Look::Newer(found) | Look::Older(found)) => {
+                Err(self.log.other_format(&segment, found))
+            }
             Ok(Look::Batch(_) | Look::Nothing) => Ok(self.not_whole(ours)),
             Err(_) => Ok(self.unreadable()),
         }
@@ -484,7 +486,7 @@ impl LogDir<'_> {
             return Ok(false);
         };
         match reader.look(0, segment.bytes) {
-            Ok(Look::Newer(found)) => Err(self.newer(&segment, found)),
+            Ok(Look::Newer(found) | Look::Older(found)) => Err(self.other_format(&segment, found)),
             Ok(Look::Batch(found)) => Ok(found.header.base == segment.base),
             // What can't be read holds nothing for us.
             Ok(Look::Nothing) => Ok(reader
@@ -494,12 +496,9 @@ impl LogDir<'_> {
         }
     }
 
-    fn newer(&self, segment: &Segment, found: u8) -> OfflineError {
-        OfflineError::Log(OpenError::NewerFormat {
-            path: segment::path(&self.dir, segment.base),
-            found,
-            supported: FORMAT_VERSION,
-        })
+    fn other_format(&self, segment: &Segment, found: u8) -> OfflineError {
+        let path = segment::path(&self.dir, segment.base);
+        OfflineError::Log(recovery::other_format(&path, found))
     }
 
     /// An error in a call on a file of this directory.
