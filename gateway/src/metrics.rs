@@ -376,3 +376,26 @@ fn oldest_age_seconds(log: &CommitLog) -> f64 {
 fn durations() -> impl Iterator<Item = f64> {
     prometheus_client::metrics::histogram::exponential_buckets(0.0001, 2.0, 20)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit_log::Outcome;
+    use crate::record::Offset;
+
+    #[test]
+    fn a_finding_is_counted_by_its_case_with_the_records_it_cost() {
+        let metrics = Metrics::new();
+        metrics.report(&Finding {
+            outcome: Outcome::CorruptBatch,
+            path: "/log/00000000000000000000.seg".into(),
+            position: Some(4096),
+            lost: Some((Offset::new(7), Offset::new(9))),
+        });
+        let text = metrics.render().expect("text");
+        let counted = "edge_gateway_buffer_recoveries_total{outcome=\"corrupt_batch\"} 1";
+        assert!(text.contains(counted), "{text}");
+        let lost = "edge_gateway_records_dropped_total{source=\"\",reason=\"corrupt_batch\"} 3";
+        assert!(text.contains(lost), "{text}");
+    }
+}

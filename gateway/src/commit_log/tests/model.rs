@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{CommitLog, Condition, Opened};
+use super::super::{CommitLog, Condition, Item, Opened};
 use super::sim_fs::SimFs;
 use super::support::*;
 use crate::record::Offset;
@@ -28,6 +28,8 @@ enum Step {
     Fail(u64),
     /// The disk is full, or is no longer.
     Full(bool),
+    /// From the call so many calls from now on nothing finds space, until the disk isn't full.
+    NoSpace(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -41,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_u64..12).prop_map(Step::Kill),
         1 => (0_u64..12).prop_map(Step::Fail),
         1 => any::<bool>().prop_map(Step::Full),
+        1 => (0_u64..12).prop_map(Step::NoSpace),
     ]
 }
 
@@ -50,6 +53,8 @@ struct Model {
     appended: u64,
     synced: u64,
     committed: u64,
+    /// Not even a write in place found space.
+    no_space: bool,
 }
 
 impl Model {
@@ -62,6 +67,7 @@ impl Model {
             appended: 0,
             synced: 0,
             committed: 0,
+            no_space: false,
         }
     }
 
@@ -104,7 +110,12 @@ impl Model {
                 self.reopen();
             }
             Step::Fail(calls) => self.fs.fail_in(calls, std::io::ErrorKind::Other),
-            Step::Full(full) => self.fs.set_full(full),
+            Step::Full(true) => self.fs.set_full(true),
+            Step::Full(false) => self.fs.space_returns(),
+            Step::NoSpace(calls) => {
+                self.fs.no_space_in(calls);
+                self.no_space = true;
+            }
         }
         self.synced = self.synced.max(self.log().progress().synced.get());
         if self.log().progress().condition == Condition::Poisoned {
@@ -150,7 +161,7 @@ impl Model {
             // An injected error, or a full disk before there is a single segment.
             Err(_) => {
                 self.fs.process_restart();
-                self.fs.set_full(false);
+                self.fs.space_returns();
                 open(&self.fs)
             }
         };
@@ -173,9 +184,63 @@ impl Model {
         );
         assert_eq!(opened.recovery.holes, Vec::new());
         assert_eq!(opened.state, Digest::of(next), "I9");
-        assert_holds(&opened.log, committed, next);
-        (self.appended, self.synced, self.committed) = (next, next, committed);
+        // A segment goes although the slots found no space to say that it is delivered, on a file
+        // system where they need some: a crash then leaves a gap that is none.
+        let mut cursor = opened.log.cursor(Offset::new(committed));
+        let begin = match cursor.next().expect("read") {
+            Some(Item::Hole(hole)) if self.no_space => hole.last.get() + 1,
+            Some(_) | None => committed,
+        };
+        assert!(
+            begin <= committed.max(self.committed),
+            "only what was delivered is gone"
+        );
+        assert_holds(&opened.log, begin, next);
+        self.no_space = false;
+        (self.appended, self.synced, self.committed) = (next, next, begin);
         self.opened = Some(opened);
+    }
+}
+
+/// A closed log of so many records, some delivered, and where its files are damaged: which file,
+/// which part of it in 65536ths, and how.
+fn damage() -> impl Strategy<Value = (u64, u64, usize, u16, Damage)> {
+    let damage = prop_oneof![
+        4 => (0_u32..8).prop_map(Damage::Bit),
+        1 => Just(Damage::CutOff),
+        1 => (1_usize..3000).prop_map(Damage::Zeroes),
+        1 => Just(Damage::Gone),
+    ];
+    let records = 1_u64..70;
+    let delivered = 0_u64..70;
+    (records, delivered, any::<usize>(), any::<u16>(), damage)
+}
+
+#[derive(Clone, Debug)]
+enum Damage {
+    Bit(u32),
+    CutOff,
+    Zeroes(usize),
+    Gone,
+}
+
+fn inflict(fs: &SimFs, file: usize, place: u16, damage: &Damage) {
+    let mut names = fs.names();
+    names.retain(|name| name.ends_with(".seg") || name == "slots");
+    let path = dir().join(&names[file % names.len()]);
+    let at = |content: &[u8]| content.len() * usize::from(place) / 65536;
+    match *damage {
+        Damage::Bit(bit) => fs.tamper(&path, |content| {
+            let at = at(content);
+            content[at] ^= 1 << bit;
+        }),
+        Damage::CutOff => fs.tamper(&path, |content| content.truncate(at(content))),
+        Damage::Zeroes(count) => fs.tamper(&path, |content| {
+            let from = at(content);
+            let to = (from + count).min(content.len());
+            content[from..to].fill(0);
+        }),
+        Damage::Gone => fs.delete(&path),
     }
 }
 
@@ -195,8 +260,41 @@ proptest! {
         for step in &steps {
             model.run(step);
         }
-        model.fs.set_full(false);
+        model.fs.space_returns();
         model.run(&Step::Sync);
         model.run(&Step::Reopen);
+    }
+
+    #[test]
+    fn damage_anywhere_is_told_and_every_offset_is_read_or_missed(
+        (records, delivered, file, place, damage) in damage()
+    ) {
+        let fs = SimFs::default();
+        let opened = open(&fs);
+        for number in 0..records {
+            assert!(append_synced(&opened.log, number..number + 1));
+        }
+        opened.log.commit(Offset::new(delivered.min(records)));
+        drop(opened);
+        inflict(&fs, file, place, &damage);
+        let opened = open(&fs);
+        let log = &opened.log;
+        let (committed, next) = (log.committed().get(), log.progress().synced.get());
+        prop_assert_eq!(next, records, "no offset is used twice");
+        let content = read(log, Offset::new(committed));
+        let missed: u64 = content.holes.iter().map(|h| h.last.plus(1).since(h.first)).sum();
+        prop_assert_eq!(content.offsets.len() as u64 + missed, next - committed);
+        let mut cursor = log.cursor(log.committed());
+        let mut told: u64 = opened.recovery.findings.iter().map(|f| f.records_lost()).sum();
+        while cursor.next().expect("read").is_some() {
+            told += std::iter::from_fn(|| cursor.take_finding())
+                .map(|f| f.records_lost())
+                .sum::<u64>();
+        }
+        prop_assert_eq!(told, missed, "each lost record is told once");
+        prop_assert!(append_synced(log, next..next + 2));
+        drop(opened);
+        let again = read(&open(&fs).log, Offset::new(committed));
+        prop_assert_eq!(again.offsets.len(), content.offsets.len() + 2);
     }
 }

@@ -3,12 +3,15 @@
 //! # Fault model
 //! - A write goes to a cache. A power cut keeps, of each unsynced 512-byte sector, either the old
 //!   or the new content, each by itself.
-//! - `sync_data` makes a file's content durable, `sync_dir` the names of a directory. Of the name
-//!   changes since then, a power cut keeps any number of the first ones.
+//! - `sync_data` makes a file's content and length durable, `sync_dir` the names of a directory. Of
+//!   the name changes since then a power cut keeps, as the seed says, the first few (a journal), any
+//!   of them (independent blocks), or of each rename the new name, the loss of the old one, both or
+//!   neither. A length that was not synced is kept or lost, whatever became of the content.
 //! - Any call can fail, once or from then on; a failed sync leaves the cache clean and the disk as
-//!   it was, as Linux does.
+//!   it was, as Linux does. A write that fails may have written its first half.
 //! - The disk can be full: calls that need new space fail with `StorageFull`, writes into space that
-//!   a file has already do not.
+//!   a file has already do not. It can also be full for whatever may need space on some file system,
+//!   writes in place, syncs and renames included. Removing a file needs none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,6 +27,8 @@ struct Inode {
     cached: Vec<u8>,
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
+    /// The length is not synced.
+    grown: bool,
     /// Of the dirty sectors, those that a failed sync left clean: no later sync writes them.
     forgotten: BTreeSet<usize>,
 }
@@ -31,11 +36,11 @@ struct Inode {
 #[derive(Clone, Debug)]
 enum Change {
     Link(PathBuf, usize),
-    Rename(PathBuf, PathBuf),
+    Rename(PathBuf, PathBuf, usize),
     Unlink(PathBuf),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Disk {
     inodes: Vec<Inode>,
     names: BTreeMap<PathBuf, usize>,
@@ -47,10 +52,20 @@ struct Disk {
     power_off_at: Option<u64>,
     /// The call with this number fails, once.
     fail_at: Option<(u64, io::ErrorKind)>,
+    /// From the call with this number on nothing finds space, until told otherwise.
+    no_space_from: Option<u64>,
     /// The next sync of a file fails, once.
     fail_sync: bool,
     full: bool,
     locked: bool,
+}
+
+/// What a call may need of the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// Free space, on this file system or another.
+    Space,
+    Nothing,
 }
 
 /// A handle on the disk; clones share it.
@@ -98,6 +113,18 @@ impl SimFs {
         disk.fail_at = Some((disk.calls + calls, kind));
     }
 
+    /// From `calls` calls from now on nothing finds any space, not even in place.
+    pub(super) fn no_space_in(&self, calls: u64) {
+        let mut disk = self.disk();
+        disk.no_space_from = Some(disk.calls + calls);
+    }
+
+    pub(super) fn space_returns(&self) {
+        let mut disk = self.disk();
+        disk.no_space_from = None;
+        disk.full = false;
+    }
+
     pub(super) fn fail_next_sync(&self) {
         self.disk().fail_sync = true;
     }
@@ -110,14 +137,8 @@ impl SimFs {
     pub(super) fn power_cycle(&self, seed: u64) {
         let mut bits = Bits(seed);
         let disk = &mut *self.disk();
-        let kept = match disk.changes.len() as u64 {
-            0 => 0,
-            changes => bits.next() % (changes + 1),
-        };
         let mut names = std::mem::take(&mut disk.durable_names);
-        for change in disk.changes.drain(..).take(kept as usize) {
-            apply(&mut names, change);
-        }
+        keep_some(&mut names, disk.changes.drain(..), &mut bits);
         // 0: all unsynced sectors are lost, 1: all are kept, 2 and 3: each by itself.
         let mode = bits.next() % 4;
         for inode in &mut disk.inodes {
@@ -131,6 +152,10 @@ impl SimFs {
                     copy_sector(&inode.cached, &mut inode.durable, sector);
                 }
             }
+            if inode.grown && bits.next() & 1 == 1 {
+                inode.durable.resize(inode.cached.len(), 0);
+            }
+            inode.grown = false;
             inode.dirty.clear();
             inode.forgotten.clear();
             inode.cached = inode.durable.clone();
@@ -139,6 +164,7 @@ impl SimFs {
         disk.names = names;
         disk.power_off_at = None;
         disk.fail_at = None;
+        disk.no_space_from = None;
         disk.locked = false;
     }
 
@@ -172,6 +198,26 @@ impl SimFs {
         disk.durable_names.insert(path.to_owned(), index);
     }
 
+    pub(super) fn content(&self, path: &Path) -> Vec<u8> {
+        let disk = self.disk();
+        disk.inodes[disk.names[path]].cached.clone()
+    }
+
+    /// All names and what is behind them.
+    pub(super) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let disk = self.disk();
+        let content = |inode: &usize| disk.inodes[*inode].cached.clone();
+        let files = disk.names.iter();
+        files
+            .map(|(path, inode)| (path.clone(), content(inode)))
+            .collect()
+    }
+
+    /// A disk of its own with the same content.
+    pub(super) fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.disk().clone())))
+    }
+
     pub(super) fn delete(&self, path: &Path) {
         let disk = &mut *self.disk();
         disk.names.remove(path);
@@ -192,18 +238,41 @@ impl SimFs {
     }
 }
 
-fn apply(names: &mut BTreeMap<PathBuf, usize>, change: Change) {
-    match change {
-        Change::Link(path, inode) => {
-            names.insert(path, inode);
-        }
-        Change::Rename(from, to) => {
-            if let Some(inode) = names.remove(&from) {
-                names.insert(to, inode);
+/// What a power cut leaves of name changes that were not synced.
+fn keep_some(
+    names: &mut BTreeMap<PathBuf, usize>,
+    changes: impl ExactSizeIterator<Item = Change>,
+    bits: &mut Bits,
+) {
+    let first = bits.next() % (changes.len() as u64 + 1);
+    // 0 and 1: a journal. 2: each by itself. 3: each half of a rename by itself.
+    let mode = bits.next() % 4;
+    for (number, change) in changes.enumerate() {
+        let mut keep = || match mode {
+            0 | 1 => (number as u64) < first,
+            _ => bits.next() & 1 == 1,
+        };
+        match change {
+            Change::Link(path, inode) => {
+                if keep() {
+                    names.insert(path, inode);
+                }
             }
-        }
-        Change::Unlink(path) => {
-            names.remove(&path);
+            Change::Rename(from, to, inode) => {
+                let gone = keep();
+                let there = if mode == 3 { keep() } else { gone };
+                if gone {
+                    names.remove(&from);
+                }
+                if there {
+                    names.insert(to, inode);
+                }
+            }
+            Change::Unlink(path) => {
+                if keep() {
+                    names.remove(&path);
+                }
+            }
         }
     }
 }
@@ -218,13 +287,21 @@ fn copy_sector(from: &[u8], to: &mut Vec<u8>, sector: usize) {
 }
 
 impl Disk {
-    fn call(&mut self) -> io::Result<()> {
+    fn call(&mut self, needs: Needs) -> io::Result<()> {
         let number = self.calls;
         self.calls += 1;
         if self.power_off_at.is_some_and(|at| number >= at) {
             return Err(io::Error::other("the power is off"));
         }
+        if needs == Needs::Space && self.no_space_from.is_some_and(|at| number >= at) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         match self.fail_at {
+            // A call that needs no space can't fail for want of it: the next one that does, does.
+            Some((at, io::ErrorKind::StorageFull)) if at == number && needs == Needs::Nothing => {
+                self.fail_at = Some((at + 1, io::ErrorKind::StorageFull));
+                Ok(())
+            }
             Some((at, kind)) if at == number => Err(kind.into()),
             Some(_) | None => Ok(()),
         }
@@ -241,17 +318,17 @@ impl Disk {
 
 impl Fs for SimFs {
     fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
-        self.disk().call()
+        self.disk().call(Needs::Nothing)
     }
 
     fn list(&self, _dir: &Path) -> io::Result<Vec<String>> {
-        self.disk().call()?;
+        self.disk().call(Needs::Nothing)?;
         Ok(self.names())
     }
 
     fn open(&self, path: &Path, _write: bool) -> io::Result<Box<dyn File>> {
         let mut disk = self.disk();
-        disk.call()?;
+        disk.call(Needs::Nothing)?;
         let inode = *disk.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(SimFile {
             fs: self.clone(),
@@ -261,7 +338,7 @@ impl Fs for SimFs {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
         let mut disk = self.disk();
-        disk.call()?;
+        disk.call(Needs::Space)?;
         disk.space()?;
         if disk.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -278,17 +355,17 @@ impl Fs for SimFs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.call()?;
+        disk.call(Needs::Space)?;
         let inode = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         disk.names.insert(to.to_owned(), inode);
         disk.changes
-            .push(Change::Rename(from.to_owned(), to.to_owned()));
+            .push(Change::Rename(from.to_owned(), to.to_owned(), inode));
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.call()?;
+        disk.call(Needs::Nothing)?;
         disk.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         disk.changes.push(Change::Unlink(path.to_owned()));
         Ok(())
@@ -296,7 +373,7 @@ impl Fs for SimFs {
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.call()?;
+        disk.call(Needs::Space)?;
         disk.durable_names = disk.names.clone();
         disk.changes.clear();
         Ok(())
@@ -304,7 +381,7 @@ impl Fs for SimFs {
 
     fn lock(&self, _path: &Path, _owner: &str) -> io::Result<Result<Box<dyn LockGuard>, String>> {
         let mut disk = self.disk();
-        disk.call()?;
+        disk.call(Needs::Nothing)?;
         if disk.locked {
             return Ok(Err("another".to_owned()));
         }
@@ -333,7 +410,7 @@ struct SimFile {
 impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
         let mut disk = self.fs.disk();
-        disk.call()?;
+        disk.call(Needs::Nothing)?;
         let content = &disk.inodes[self.inode].cached;
         let from = (position as usize).min(content.len());
         let read = buffer.len().min(content.len() - from);
@@ -343,17 +420,21 @@ impl File for SimFile {
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
         let mut disk = self.fs.disk();
-        disk.call()?;
-        // Now and then only a part is taken, as the interface allows.
-        let bytes = if disk.calls.is_multiple_of(5) {
-            &bytes[..bytes.len().div_ceil(2)]
-        } else {
-            bytes
+        let called = disk.call(Needs::Space);
+        // Now and then only a part is taken, as the interface allows; and a call that fails may
+        // have written a part of it.
+        let powered = disk.power_off_at.is_none_or(|at| disk.calls <= at);
+        let bytes = match &called {
+            Err(_) if !powered || disk.calls.is_multiple_of(2) => &[],
+            Err(_) => &bytes[..bytes.len() / 2],
+            Ok(()) if disk.calls.is_multiple_of(5) => &bytes[..bytes.len().div_ceil(2)],
+            Ok(()) => bytes,
         };
         let (from, to) = (position as usize, position as usize + bytes.len());
         if to > disk.inodes[self.inode].cached.len() {
             disk.space()?;
             disk.inodes[self.inode].cached.resize(to, 0);
+            disk.inodes[self.inode].grown = true;
         }
         let inode = &mut disk.inodes[self.inode];
         inode.cached[from..to].copy_from_slice(bytes);
@@ -361,7 +442,7 @@ impl File for SimFile {
             inode.dirty.insert(sector);
             inode.forgotten.remove(&sector);
         }
-        Ok(bytes.len())
+        called.map(|()| bytes.len())
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -369,7 +450,7 @@ impl File for SimFile {
         disk.syncs += 1;
         let failed = match std::mem::take(&mut disk.fail_sync) {
             true => Err(io::Error::other("the disk gave up")),
-            false => disk.call(),
+            false => disk.call(Needs::Space),
         };
         let inode = &mut disk.inodes[self.inode];
         if failed.is_err() {
@@ -383,23 +464,25 @@ impl File for SimFile {
         }
         let size = inode.cached.len();
         inode.durable.resize(size, 0);
+        inode.grown = false;
         Ok(())
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let mut disk = self.fs.disk();
-        disk.call()?;
+        disk.call(Needs::Space)?;
         let bytes = bytes as usize;
         if disk.inodes[self.inode].cached.len() < bytes {
             disk.space()?;
             disk.inodes[self.inode].cached.resize(bytes, 0);
+            disk.inodes[self.inode].grown = true;
         }
         Ok(())
     }
 
     fn size(&self) -> io::Result<u64> {
         let mut disk = self.fs.disk();
-        disk.call()?;
+        disk.call(Needs::Nothing)?;
         Ok(disk.inodes[self.inode].cached.len() as u64)
     }
 }
