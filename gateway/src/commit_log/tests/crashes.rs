@@ -188,11 +188,16 @@ fn after_an_error_at_any_call_nothing_more_counts_until_the_log_is_opened_again(
     for call in 0..calls_of_a_life() {
         let fs = SimFs::default();
         let Ok(opened) = try_open(&fs) else { continue };
+        let failing = fs.calls() + call;
         fs.fail_in(call, std::io::ErrorKind::Other);
         let log = &opened.log;
         let alive = append_synced(log, 0..30);
         let progress = log.progress();
         if alive {
+            assert!(
+                fs.calls() <= failing,
+                "call {call}: I3: the error was passed over"
+            );
             continue;
         }
         assert_eq!(progress.condition, Condition::Poisoned, "call {call}");

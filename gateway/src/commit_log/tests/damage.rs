@@ -180,6 +180,7 @@ fn a_torn_tail_is_cut_with_the_whole_batch_behind_it() {
     // As if the disk had kept only the later one of two unsynced batches: the slots and the
     // headers know of 4 synced records.
     slots_say(&fs, 0, 4);
+    let torn = batch_position(&fs.content(&segment_path(0)), 4);
     fs.tamper(&segment_path(0), |content| {
         let last = batch_position(content, 5);
         content[last + 40..last + 48].copy_from_slice(&4_u64.to_le_bytes());
@@ -194,6 +195,11 @@ fn a_torn_tail_is_cut_with_the_whole_batch_behind_it() {
     assert_eq!(opened.state, Digest::of(4));
     assert!(found(&opened, Outcome::TornTail));
     assert_eq!(losses(&opened.recovery.findings), [], "never acknowledged");
+    let behind = fs.content(&segment_path(0)).split_off(torn);
+    assert!(
+        behind.iter().all(|byte| *byte == 0),
+        "zeroed, with all behind it"
+    );
     assert!(append_synced(&opened.log, 4..5));
     drop(opened);
     assert_holds(&open(&fs).log, 0, 5);
