@@ -53,7 +53,9 @@ struct Model {
     appended: u64,
     synced: u64,
     committed: u64,
-    /// Not even a write in place found space.
+    /// Highest committed offset there ever was.
+    delivered: u64,
+    /// There was a time when not even a write in place found space.
     no_space: bool,
 }
 
@@ -67,6 +69,7 @@ impl Model {
             appended: 0,
             synced: 0,
             committed: 0,
+            delivered: 0,
             no_space: false,
         }
     }
@@ -118,6 +121,7 @@ impl Model {
             }
         }
         self.synced = self.synced.max(self.log().progress().synced.get());
+        self.delivered = self.delivered.max(self.committed);
         if self.log().progress().condition == Condition::Poisoned {
             self.end_life();
             self.fs.process_restart();
@@ -150,6 +154,7 @@ impl Model {
         self.log().close();
         self.synced = self.synced.max(self.log().progress().synced.get());
         self.committed = self.log().committed().get();
+        self.delivered = self.delivered.max(self.committed);
         self.opened = None;
     }
 
@@ -192,11 +197,10 @@ impl Model {
             Some(_) | None => committed,
         };
         assert!(
-            begin <= committed.max(self.committed),
+            begin <= committed.max(self.delivered),
             "only what was delivered is gone"
         );
         assert_holds(&opened.log, begin, next);
-        self.no_space = false;
         (self.appended, self.synced, self.committed) = (next, next, begin);
         self.opened = Some(opened);
     }
