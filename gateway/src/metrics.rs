@@ -395,7 +395,8 @@ mod tests {
         let text = metrics.render().expect("text");
         let counted = "edge_gateway_buffer_recoveries_total{outcome=\"corrupt_batch\"} 1";
         assert!(text.contains(counted), "{text}");
-        let lost = "edge_gateway_records_dropped_total{source=\"\",reason=\"corrupt_batch\"} 3";
+        let lost =
+            "edge_gateway_records_dropped_total{source=\"unknown\",reason=\"corrupt_batch\"} 3";
         assert!(text.contains(lost), "{text}");
     }
 }
