@@ -190,7 +190,7 @@ impl Gateway {
             clock: Arc::new(SystemClock::default()),
             owner: owner.clone(),
         };
-        let state = GatewayState::default();
+        let state = GatewayState::new(&config);
         let opened = CommitLog::open(Arc::new(RealFs), options, Box::new(observer), state);
         let Opened {
             log,

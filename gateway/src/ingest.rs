@@ -40,9 +40,9 @@ pub struct Committed(());
 pub struct NotCommitted;
 
 impl Ticket {
-    /// A ticket that no log gave out.
-    #[cfg(test)]
-    pub(crate) fn for_test(offset: Offset) -> Self {
+    /// The ticket of a record that is in the log already: in this run, or recovered from an earlier
+    /// one.
+    pub(crate) fn at(offset: Offset) -> Self {
         Self { offset }
     }
 

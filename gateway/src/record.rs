@@ -109,6 +109,20 @@ pub enum PayloadKind {
     /// Not telemetry: a gap that a source found (an MQTT session that is gone, say). The payload
     /// is a [`GapNote`] in CBOR; it is forwarded as a `telemetry.gap` record.
     Gap = 2,
+    /// Nothing for Kafka: what a source notes about itself, so that it is as durable as its records
+    /// (I9). The payload is a [`SessionNote`] in CBOR, or nothing where the origin says it all.
+    Note = 3,
+}
+
+/// What an MQTT source notes about its session at the broker.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SessionNote {
+    /// Which session: broker and client id. Another one than before has nothing in common with it.
+    pub session: String,
+    /// The broker did not know it when we connected: it has begun anew.
+    pub is_new: bool,
+    /// Every filter that it may be subscribed to.
+    pub filters: Vec<String>,
 }
 
 /// What a source can say about records that were lost before they reached the gateway.
@@ -141,11 +155,37 @@ pub enum Origin {
     Mqtt {
         /// Quality of service it was delivered with, 0 to 2.
         qos: u8,
-        /// Packet identifier, 0 at `QoS` 0.
+        /// Packet identifier, 0 at `QoS` 0 and where its session is gone.
         packet_id: u16,
         /// The publish carried the DUP flag.
         dup: bool,
+        /// What had happened to earlier ones, as far as the log did not know it yet.
+        settled: Settled,
     },
+}
+
+/// Earlier publishes of an MQTT source that the broker has no reason to send again. It travels with
+/// the next record, so that it costs no write of its own.
+///
+/// Offsets suffice, since acknowledgements leave, and are released, in the order of the publishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Of publishes at `QoS` 1 below this offset, the PUBACK was handed to the socket. Zero: nothing
+    /// new.
+    pub acknowledged_below: Offset,
+    /// Publishes at `QoS` 2 below this offset were released (PUBREL). Zero: nothing new.
+    pub released_below: Offset,
+}
+
+impl Settled {
+    /// Both, whichever is further.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Self {
+        Self {
+            acknowledged_below: self.acknowledged_below.max(other.acknowledged_below),
+            released_below: self.released_below.max(other.released_below),
+        }
+    }
 }
 
 /// When a record was received.

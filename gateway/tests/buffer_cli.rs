@@ -70,6 +70,7 @@ fn append(log: &CommitLog, number: u64) {
             qos: 1,
             packet_id: 7,
             dup: true,
+            settled: edge_gateway::record::Settled::default(),
         },
         received: Stamp {
             wall_ms: 1_700_000_000_000 + number as i64,

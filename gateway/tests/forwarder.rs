@@ -142,16 +142,21 @@ impl Bench {
     }
 
     fn append_of(&self, source: &str, number: u64, payload: &[u8]) {
-        let source = SourceName::new(source).expect("valid");
         let subject = format!("city/{}", number % DEVICES);
+        self.append_kind(source, &subject, (PayloadKind::Opaque, payload));
+    }
+
+    fn append_kind(&self, source: &str, subject: &str, (kind, payload): (PayloadKind, &[u8])) {
+        let source = SourceName::new(source).expect("valid");
         let record = NewRecord {
             source: &source,
-            subject: &subject,
-            kind: PayloadKind::Opaque,
+            subject,
+            kind,
             origin: Origin::Mqtt {
                 qos: 1,
                 packet_id: 1,
                 dup: false,
+                settled: edge_gateway::record::Settled::default(),
             },
             received: Stamp {
                 wall_ms: 1_700_000_000_000,
@@ -462,6 +467,23 @@ fn draining_delivers_everything_that_is_synced() {
     running.drain();
     assert_eq!(bench.log.committed(), Offset::new(5_000));
     assert_once_and_in_order(&bench.read(5_000), 0..5_000);
+}
+
+#[test]
+fn a_sources_note_about_itself_is_passed_over() {
+    let bench = Bench::new("");
+    let note = || bench.append_kind("city", "city", (PayloadKind::Note, b"not for Kafka"));
+    note();
+    bench.append_payload(0, b"0");
+    note();
+    bench.append_payload(1, b"1");
+    note();
+    let running = bench.start();
+    bench.until_committed(5);
+    assert_once_and_in_order(&bench.read(2), 0..2);
+    assert_eq!(bench.delivered(), 2);
+    assert_eq!(bench.letters(), []);
+    running.drain();
 }
 
 #[test]

@@ -8,21 +8,27 @@
 //! u8, …    source
 //! varint,… subject
 //! …        origin: line nothing · link u8 address, u16 session, u32 sequence, u32 crc
-//!                  · mqtt u8 qos | dup << 2, u16 packet id          (little-endian)
+//!                  · mqtt u8 qos | dup << 2 | acknowledged << 3 | released << 4, u16 packet id,
+//!                    and where these two are set, varint each               (little-endian)
 //! …        payload, to the end
 //! ```
 //!
 //! Integers are LEB128 varints. A decoder meets these bytes only behind a good checksum, yet checks
 //! every length and value (G6): what it can't read is a [`BadEntry`], never a panic.
 
-use crate::record::{NewRecord, Offset, Origin, PayloadKind, RecordView, Stamp};
+use crate::record::{NewRecord, Offset, Origin, PayloadKind, RecordView, Settled, Stamp};
 
 const KIND_RECORD: u8 = 0;
 const ORIGIN_LINE: u8 = 0;
 const ORIGIN_LINK: u8 = 1;
 const ORIGIN_MQTT: u8 = 2;
+const MQTT_DUP: u8 = 1 << 2;
+const MQTT_ACKNOWLEDGED: u8 = 1 << 3;
+const MQTT_RELEASED: u8 = 1 << 4;
+/// The longest origin: MQTT with two varints.
+const ORIGIN_BYTES_MAX: usize = 1 + 2 + 10 + 10;
 /// Most that an entry adds to source, subject and payload: two-length varints, tag, times, origin.
-pub(super) const OVERHEAD_BYTES_MAX: usize = 10 + 1 + 10 + 10 + 1 + 10 + 11;
+pub(super) const OVERHEAD_BYTES_MAX: usize = 10 + 1 + 10 + 10 + 1 + 10 + ORIGIN_BYTES_MAX;
 
 /// The bytes at this place are no entry of this format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +44,8 @@ pub(super) fn encode(record: &NewRecord<'_>, out: &mut Vec<u8>) {
     let source = record.source.as_str().as_bytes();
     let subject = record.subject.as_bytes();
     let wall = zigzag(record.received.wall_ms);
-    let (origin_tag, origin, origin_len) = encode_origin(record.origin);
+    let mut origin = Bytes::default();
+    let origin_tag = encode_origin(record.origin, &mut origin);
     let len = 1
         + varint_len(wall)
         + varint_len(record.received.mono_ms)
@@ -46,7 +53,7 @@ pub(super) fn encode(record: &NewRecord<'_>, out: &mut Vec<u8>) {
         + source.len()
         + varint_len(subject.len() as u64)
         + subject.len()
-        + origin_len
+        + origin.len
         + record.payload.len();
     put_varint(out, len as u64);
     out.push(KIND_RECORD | (record.kind as u8) << 2 | origin_tag << 4);
@@ -57,34 +64,73 @@ pub(super) fn encode(record: &NewRecord<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(source);
     put_varint(out, subject.len() as u64);
     out.extend_from_slice(subject);
-    out.extend_from_slice(&origin[..origin_len]);
+    out.extend_from_slice(origin.written());
     out.extend_from_slice(record.payload);
 }
 
-fn encode_origin(origin: Origin) -> (u8, [u8; 11], usize) {
-    let mut bytes = [0; 11];
+/// A few bytes on the stack.
+#[derive(Default)]
+struct Bytes {
+    bytes: [u8; ORIGIN_BYTES_MAX],
+    len: usize,
+}
+
+impl Bytes {
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    fn put_varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.put(&[value as u8 | 0x80]);
+            value >>= 7;
+        }
+        self.put(&[value as u8]);
+    }
+
+    fn written(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+fn encode_origin(origin: Origin, out: &mut Bytes) -> u8 {
     match origin {
-        Origin::Line => (ORIGIN_LINE, bytes, 0),
+        Origin::Line => ORIGIN_LINE,
         Origin::Link {
             address,
             session,
             sequence,
             crc,
         } => {
-            bytes[0] = address;
-            bytes[1..3].copy_from_slice(&session.to_le_bytes());
-            bytes[3..7].copy_from_slice(&sequence.to_le_bytes());
-            bytes[7..11].copy_from_slice(&crc.to_le_bytes());
-            (ORIGIN_LINK, bytes, 11)
+            out.put(&[address]);
+            out.put(&session.to_le_bytes());
+            out.put(&sequence.to_le_bytes());
+            out.put(&crc.to_le_bytes());
+            ORIGIN_LINK
         }
         Origin::Mqtt {
             qos,
             packet_id,
             dup,
+            settled,
         } => {
-            bytes[0] = qos & 3 | u8::from(dup) << 2;
-            bytes[1..3].copy_from_slice(&packet_id.to_le_bytes());
-            (ORIGIN_MQTT, bytes, 3)
+            let news = [
+                (MQTT_ACKNOWLEDGED, settled.acknowledged_below),
+                (MQTT_RELEASED, settled.released_below),
+            ];
+            let mut flags = qos & 3 | if dup { MQTT_DUP } else { 0 };
+            for (flag, below) in news {
+                if below > Offset::ZERO {
+                    flags |= flag;
+                }
+            }
+            out.put(&[flags]);
+            out.put(&packet_id.to_le_bytes());
+            for (_, below) in news.iter().filter(|(flag, _)| flags & flag != 0) {
+                out.put_varint(below.get());
+            }
+            ORIGIN_MQTT
         }
     }
 }
@@ -137,7 +183,7 @@ fn decode<'a>(entry: &mut &'a [u8], offset: Offset) -> Result<RecordView<'a>, Ba
         0 => PayloadKind::Opaque,
         1 => PayloadKind::SenmlCbor,
         2 => PayloadKind::Gap,
-        _ => return Err(BadEntry),
+        _ => PayloadKind::Note,
     };
     let received = Stamp {
         wall_ms: unzigzag(take_varint(entry)?),
@@ -171,10 +217,19 @@ fn decode_origin(tag: u8, entry: &mut &[u8]) -> Result<Origin, BadEntry> {
         ORIGIN_MQTT => {
             let flags = take_u8(entry)?;
             let packet_id = u16::from_le_bytes(take_array(entry)?);
+            let mut below = |flag| match flags & flag {
+                0 => Ok(Offset::ZERO),
+                _ => take_varint(entry).map(Offset::new),
+            };
+            let settled = Settled {
+                acknowledged_below: below(MQTT_ACKNOWLEDGED)?,
+                released_below: below(MQTT_RELEASED)?,
+            };
             Ok(Origin::Mqtt {
                 qos: flags & 3,
                 packet_id,
-                dup: flags & 4 != 0,
+                dup: flags & MQTT_DUP != 0,
+                settled,
             })
         }
         _ => Err(BadEntry),
@@ -239,6 +294,14 @@ mod tests {
     use super::*;
     use crate::record::SourceName;
 
+    fn any_settled() -> impl Strategy<Value = Settled> {
+        let offset = || prop_oneof![Just(0), any::<u64>()].prop_map(Offset::new);
+        (offset(), offset()).prop_map(|(acknowledged_below, released_below)| Settled {
+            acknowledged_below,
+            released_below,
+        })
+    }
+
     fn any_origin() -> impl Strategy<Value = Origin> {
         prop_oneof![
             Just(Origin::Line),
@@ -250,11 +313,14 @@ mod tests {
                     crc,
                 }
             }),
-            (0_u8..3, any::<u16>(), any::<bool>()).prop_map(|(qos, packet_id, dup)| Origin::Mqtt {
-                qos,
-                packet_id,
-                dup
-            }),
+            (0_u8..3, any::<u16>(), any::<bool>(), any_settled()).prop_map(
+                |(qos, packet_id, dup, settled)| Origin::Mqtt {
+                    qos,
+                    packet_id,
+                    dup,
+                    settled
+                }
+            ),
         ]
     }
 
@@ -266,7 +332,7 @@ mod tests {
             origin in any_origin(),
             wall_ms in any::<i64>(),
             mono_ms in any::<u64>(),
-            kind in prop_oneof![Just(PayloadKind::Opaque), Just(PayloadKind::SenmlCbor), Just(PayloadKind::Gap)],
+            kind in prop_oneof![Just(PayloadKind::Opaque), Just(PayloadKind::SenmlCbor), Just(PayloadKind::Gap), Just(PayloadKind::Note)],
         ) {
             let source = SourceName::new("press-line").expect("valid");
             let received = Stamp { wall_ms, mono_ms };

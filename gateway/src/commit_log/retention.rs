@@ -26,7 +26,7 @@ use super::shared::{Segment, StorageError};
 use super::writer::{Refused, Writer, unless_full};
 use super::{fs, slots};
 use crate::clock::Moment;
-use crate::record::Offset;
+use crate::record::{Offset, PayloadKind};
 
 /// How often ages are looked at, at most and at least.
 const EXPIRY_INTERVAL_MIN: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 1000 });
@@ -205,13 +205,14 @@ impl Writer {
         range: std::ops::Range<Offset>,
         reason: DropReason,
     ) -> Dropped {
-        let mut sources = Counts::new();
+        let (mut sources, mut notes) = (Counts::new(), 0);
         if range.start < range.end
-            && let Err(error) = self.count(segment, &range, &mut sources)
+            && let Err(error) = self.count(segment, &range, &mut sources, &mut notes)
         {
             tracing::warn!(segment = %segment.base, %error, "a segment to be dropped can't be read");
         }
-        let known: u64 = sources.iter().map(|(_, records)| records).sum();
+        let counted: u64 = sources.iter().map(|(_, records)| records).sum();
+        let known = notes + counted;
         drops::add(
             &mut sources,
             "",
@@ -231,6 +232,7 @@ impl Writer {
         segment: Segment,
         range: &std::ops::Range<Offset>,
         counts: &mut Counts,
+        notes: &mut u64,
     ) -> std::io::Result<()> {
         let path = segment::path(&self.options.dir, segment.base);
         let mut reader = BatchReader::new(self.fs.open(&path, false)?, self.shared.identity);
@@ -249,7 +251,13 @@ impl Writer {
             let content = reader.content(&found).unwrap_or(&[]);
             let records = Entries::new(content, found.header.base).flatten();
             for record in records.filter(|record| record.offset >= range.start) {
-                drops::add(counts, record.source, 1);
+                // Nobody misses a source's note about itself: the state knows what it said.
+                match record.kind {
+                    PayloadKind::Note => *notes += 1,
+                    PayloadKind::Opaque | PayloadKind::SenmlCbor | PayloadKind::Gap => {
+                        drops::add(counts, record.source, 1);
+                    }
+                }
             }
         }
         Ok(())

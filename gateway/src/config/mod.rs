@@ -155,6 +155,8 @@ pub struct Mqtt {
     pub receive_maximum: u16,
     /// Keep-alive interval.
     pub keep_alive: Duration,
+    /// Publishes that the broker sends again are recognised and stored once.
+    pub dedupe: bool,
 }
 
 /// TLS files of an MQTT source, PEM. Readable when the configuration was checked.

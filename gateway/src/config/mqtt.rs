@@ -70,6 +70,10 @@ pub(super) fn read(name: &str, mut section: Section<'_>, context: &mut Context<'
         receive_maximum: number(section.get("receive_maximum"), 1, 65_535).unwrap_or(1000),
         keep_alive: seconds(section.get("keep_alive"), 5, 65_535)
             .unwrap_or(Duration::from_secs(30)),
+        dedupe: section
+            .get("dedupe")
+            .and_then(|value| value.boolean())
+            .unwrap_or(true),
     };
     if let (None, Some(file)) = (&mqtt.username, section.get("password_file")) {
         file.wrong(

@@ -97,6 +97,13 @@ fn serial(name: &str, mut section: Section<'_>, context: &mut Context<'_>) -> Se
         .and_then(|value| framing(&value))
         .unwrap_or(Framing::Lines);
     let frame_bytes_max = frame_bytes_max(section.get("frame_bytes_max"), framing);
+    if let Some(dedupe) = section.get("dedupe") {
+        dedupe.wrong(
+            "is for MQTT sources",
+            "leave it out: the shim link's acknowledgements rest on its sequence numbers, and other \
+             framings have nothing to tell a repetition by",
+        );
+    }
     let serial = Serial {
         device: device.unwrap_or_default(),
         baud_rate,

@@ -113,6 +113,8 @@ const CASES: &[Case] = &[
     ("[sources.city]", "keep_alive = \"4 s\"", "sources.city.keep_alive", "out of range", "\"5 s\""),
     ("[sources.city]", "keep_alive = \"5500 ms\"", "sources.city.keep_alive", "whole number of seconds", "\"30 s\""),
     ("[sources.city]", "payload_bytes_max = \"5 MiB\"", "sources.city.payload_bytes_max", "does not fit a segment", "\"4 MiB\""),
+    ("[sources.city]", "dedupe = \"no\"", "sources.city.dedupe", "is text where true or false", "example, true"),
+    ("[sources.press]", "dedupe = false", "sources.press.dedupe", "is for MQTT", "sequence numbers"),
     ("[sources.city]", "receive_maximum = 0", "sources.city.receive_maximum", "out of range", "from 1 to 65535"),
     // Sources.
     ("[sources.Press_2]", "type = \"serial\"\ndevice = \"/dev/ttyS8\"\nframing = \"lines\"", "sources.Press_2", "not a source name", "rename"),
@@ -400,6 +402,7 @@ fn mqtt_defaults(config: &Config) -> String {
         mqtt.payload_bytes_max,
         mqtt.receive_maximum,
         mqtt.keep_alive,
+        mqtt.dedupe,
     );
     let qos = mqtt.subscriptions[0].qos;
     format!(

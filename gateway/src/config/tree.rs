@@ -240,6 +240,15 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// True or false.
+    pub(super) fn boolean(&self) -> Option<bool> {
+        let DeValue::Boolean(boolean) = self.value else {
+            self.wrong_type("true or false", "true");
+            return None;
+        };
+        Some(*boolean)
+    }
+
     /// A whole number within bounds.
     pub(super) fn integer(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let bounds = format!("a whole number from {} to {}", range.start(), range.end());

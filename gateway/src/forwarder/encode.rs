@@ -44,6 +44,14 @@ impl<'a> Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
+    /// It has its place in the log and nothing in it is for Kafka.
+    pub(super) fn is_note(&self) -> bool {
+        match self {
+            Self::Record(record) => record.kind == PayloadKind::Note,
+            Self::Hole { .. } => false,
+        }
+    }
+
     pub(super) fn span(&self) -> Span {
         match self {
             Self::Record(record) => Span::one(record.offset),
@@ -121,6 +129,10 @@ impl Encoder {
                     Ok(self.gap(&Gap::of_note(record, &note), record.received.wall_ms))
                 }
                 PayloadKind::Opaque | PayloadKind::SenmlCbor => self.telemetry(record),
+                PayloadKind::Note => Err(Undeliverable {
+                    reason: "note",
+                    detail: "a source's note about itself is not for Kafka".to_owned(),
+                }),
             },
         }
     }

@@ -20,7 +20,7 @@ pub(super) fn event_time_ms(record: &RecordView<'_>) -> Option<i64> {
     let received_ms = record.received.wall_ms;
     let told_ms = match record.kind {
         PayloadKind::SenmlCbor => told_s(record.payload).and_then(|s| resolve_ms(s, received_ms)),
-        PayloadKind::Opaque | PayloadKind::Gap => None,
+        PayloadKind::Opaque | PayloadKind::Gap | PayloadKind::Note => None,
     };
     told_ms.or((received_ms >= 0).then_some(received_ms))
 }

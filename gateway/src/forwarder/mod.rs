@@ -18,6 +18,8 @@
 //!   the floor up to the last refused one each in a request of its own. One that is refused alone
 //!   becomes a dead letter; its neighbours go on in order. Records delivered before are not sent
 //!   twice.
+//! - **A source's note about itself** ([`PayloadKind::Note`](crate::record::PayloadKind::Note)) is
+//!   passed over.
 //! - **A topic unknown or forbidden**: waited for, and everything behind it waits too.
 //! - **Producer broken**: a new one, from the floor.
 //! - **Crash**: records between the committed offset and the last report are sent again.
@@ -318,6 +320,10 @@ impl Sender<'_> {
     fn forward(&mut self, outgoing: &Outgoing<'_>) -> Result<Flow, ForwarderError> {
         let span = outgoing.span();
         if self.lane.skip_settled(span) {
+            return Ok(Flow::Continue);
+        }
+        if outgoing.is_note() {
+            self.lane.settle_now(span);
             return Ok(Flow::Continue);
         }
         match self.sending {

@@ -47,7 +47,7 @@ pub(crate) fn value<'a>(
     }
     match (format, kind) {
         (ValueFormat::Payload, PayloadKind::SenmlCbor) => Ok((payload, SENML_CBOR)),
-        (ValueFormat::Payload, PayloadKind::Opaque | PayloadKind::Gap) => {
+        (ValueFormat::Payload, PayloadKind::Opaque | PayloadKind::Gap | PayloadKind::Note) => {
             Ok((payload, guessed_type(payload)))
         }
         (ValueFormat::Json, PayloadKind::SenmlCbor) => {
@@ -55,7 +55,7 @@ pub(crate) fn value<'a>(
             append_senml_json(payload, buffer)?;
             Ok((buffer, JSON))
         }
-        (ValueFormat::Json, PayloadKind::Opaque | PayloadKind::Gap) => {
+        (ValueFormat::Json, PayloadKind::Opaque | PayloadKind::Gap | PayloadKind::Note) => {
             if is_json(payload) {
                 return Ok((payload, JSON));
             }

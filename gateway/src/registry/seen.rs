@@ -26,9 +26,10 @@ impl Watch {
     /// Takes note of a record that the log has taken. One look-up; allocates only for a subject
     /// that was not seen since the last collection. Never waits for the disk.
     pub fn note(&self, record: &NewRecord<'_>) {
-        // A gap is no message of a device.
-        if record.kind != PayloadKind::Gap {
-            self.0.note(record);
+        match record.kind {
+            PayloadKind::Opaque | PayloadKind::SenmlCbor => self.0.note(record),
+            // No message of a device.
+            PayloadKind::Gap | PayloadKind::Note => {}
         }
     }
 }

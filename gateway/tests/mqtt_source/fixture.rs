@@ -1,5 +1,6 @@
 //! A running MQTT source over a real log in a directory of its own.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use edge_gateway::ingest::Ingest;
 use edge_gateway::metrics::{Metrics, ReasonLabel, SourceMetrics, SourceReason};
 use edge_gateway::record::{Offset, PayloadKind, SourceName};
 use edge_gateway::source::{SourceContext, SourceError, mqtt};
-use edge_gateway::state::RecoveredSource;
+use edge_gateway::state::{GatewayState, RecoveredSource};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,7 @@ pub(crate) fn config(protocol: MqttProtocol, port: u16) -> Mqtt {
         payload_bytes_max: 256 * 1024,
         receive_maximum: 1000,
         keep_alive: Duration::from_secs(30),
+        dedupe: true,
     }
 }
 
@@ -77,6 +79,35 @@ impl Observer for Announcer {
     }
 }
 
+fn open(
+    dir: &Path,
+    gate: &Arc<Gate>,
+    name: &SourceName,
+) -> (CommitLog, watch::Receiver<Progress>, RecoveredSource) {
+    let start = Progress {
+        synced: Offset::ZERO,
+        condition: Condition::Running,
+    };
+    let (announcer, progress) = watch::channel(start);
+    let options = Options {
+        dir: dir.join("log"),
+        bytes_max: 256 << 20,
+        segment_bytes: 4 << 20,
+        commit_interval: Duration::ZERO,
+        drop_oldest: false,
+        age_max: None,
+        compression: Compression::None,
+        clock: Arc::new(SystemClock::default()),
+        owner: "test".to_owned(),
+    };
+    let fs = Arc::new(HeldFs(Arc::clone(gate)));
+    let observer = Announcer(announcer.clone());
+    let opened = CommitLog::open(fs, options, Box::new(observer), GatewayState::default())
+        .expect("the log opens");
+    announcer.send_replace(opened.log.progress());
+    (opened.log, progress, opened.state.source(name))
+}
+
 /// A log, and what belongs to a gateway around it.
 pub(crate) struct Gateway {
     pub(crate) gate: Arc<Gate>,
@@ -85,47 +116,51 @@ pub(crate) struct Gateway {
     metrics: Metrics,
     name: SourceName,
     progress: watch::Receiver<Progress>,
+    recovered: RecoveredSource,
     // Last, so that the log is closed when its directory goes.
     _dir: tempfile::TempDir,
 }
 
 impl Gateway {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory for the log");
-        let gate = Gate::new();
-        let start = Progress {
-            synced: Offset::ZERO,
-            condition: Condition::Running,
-        };
-        let (announcer, progress) = watch::channel(start);
-        let options = Options {
-            dir: dir.path().join("log"),
-            bytes_max: 256 << 20,
-            segment_bytes: 4 << 20,
-            commit_interval: Duration::ZERO,
-            drop_oldest: false,
-            age_max: None,
-            compression: Compression::None,
-            clock: Arc::new(SystemClock::default()),
-            owner: "test".to_owned(),
-        };
-        let fs = Arc::new(HeldFs(Arc::clone(&gate)));
-        let opened = CommitLog::open(fs, options, Box::new(Announcer(announcer)), ());
         let name = SourceName::new("city").expect("a valid name");
         let metrics = Metrics::new();
+        let dir = tempfile::tempdir().expect("a directory for the log");
+        let gate = Gate::new();
+        let (log, progress, recovered) = open(dir.path(), &gate, &name);
         Self {
             gate,
-            log: opened.expect("a new log").log,
+            log,
             figures: metrics.source(&name),
             metrics,
             name,
             progress,
+            recovered,
             _dir: dir,
         }
     }
 
+    /// Closes the log and opens it again, as after a restart of the gateway.
+    pub(crate) fn reopen(&mut self) {
+        self.log.close();
+        (self.log, self.progress, self.recovered) = open(self._dir.path(), &self.gate, &self.name);
+    }
+
+    /// Starts the source on what the log has brought back of it.
+    pub(crate) fn start_again(&self, config: Mqtt) -> Source {
+        self.start_with(config, self.recovered.clone())
+    }
+
     /// Starts the source; `session_expected` as if the log held records of an earlier run.
     pub(crate) fn start(&self, config: Mqtt, session_expected: bool) -> Source {
+        let recovered = RecoveredSource {
+            mqtt_session_expected: session_expected,
+            ..RecoveredSource::default()
+        };
+        self.start_with(config, recovered)
+    }
+
+    fn start_with(&self, config: Mqtt, recovered: RecoveredSource) -> Source {
         let stop = CancellationToken::new();
         let (ready, ready_seen) = watch::channel(false);
         let context = SourceContext {
@@ -134,10 +169,7 @@ impl Gateway {
             dead_letters: DeadLetters::open(self._dir.path(), "test", &self.metrics)
                 .expect("the dead letters open"),
             metrics: self.figures.clone(),
-            recovered: RecoveredSource {
-                mqtt_session_expected: session_expected,
-                ..RecoveredSource::default()
-            },
+            recovered,
             ready,
             stop: stop.clone(),
         };
@@ -148,19 +180,20 @@ impl Gateway {
         }
     }
 
-    /// All synced records: topic and payload, in the order of the log.
+    /// All synced records but notes: topic and payload, in the order of the log.
     pub(crate) fn records(&self) -> Vec<(String, Vec<u8>)> {
         let mut records = Vec::new();
         let mut cursor = self.log.cursor(Offset::ZERO);
         while let Some(item) = cursor.next().expect("readable") {
             match item {
-                Item::Batch(batch) => records.extend(batch.records().map(|record| {
+                Item::Batch(batch) => records.extend(batch.records().filter_map(|record| {
                     let subject = match record.kind {
                         PayloadKind::Opaque => record.subject.to_owned(),
                         PayloadKind::Gap => format!("gap of {}", record.subject),
+                        PayloadKind::Note => return None,
                         PayloadKind::SenmlCbor => panic!("MQTT payloads are opaque"),
                     };
-                    (subject, record.payload.to_vec())
+                    Some((subject, record.payload.to_vec()))
                 })),
                 Item::Hole(hole) => panic!("{hole:?}"),
             }

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use edge_gateway::config::{MqttProtocol, MqttTls};
+use edge_gateway::config::{MqttProtocol, MqttTls, Subscription};
 
 use crate::fixture::{Gateway, config, soon, until};
 
@@ -226,4 +226,39 @@ async fn tls_with_a_client_certificate_is_spoken_and_an_unknown_ca_is_refused() 
     let mut source = gateway.start(config, false);
     source.is_ready().await;
     assert_eq!(gateway.figures.connected.get(), 1);
+}
+
+#[tokio::test]
+async fn a_filter_that_is_no_longer_configured_brings_nothing_any_more() {
+    for protocol in [MqttProtocol::V5, MqttProtocol::V311] {
+        let broker = Mosquitto::start("", |_| {});
+        broker.is_up().await;
+        let mut gateway = Gateway::new();
+        let mut both = config(protocol, broker.port);
+        both.subscriptions.push(Subscription {
+            filter: "end".to_owned(),
+            qos: 2,
+        });
+        let mut source = gateway.start_again(both);
+        source.is_ready().await;
+        publish_all(publisher(broker.port), 1).await;
+        let count = COUNT as u64;
+        until("all and the end", || {
+            gateway.figures.committed.get() == count + 1
+        })
+        .await;
+        source.stop();
+        source.ended().await.expect("an orderly end");
+        gateway.reopen();
+
+        let mut source = gateway.start_again(config(protocol, broker.port));
+        source.is_ready().await;
+        publish_all(publisher(broker.port), 1).await;
+        until("all", || gateway.figures.committed.get() == 2 * count + 1).await;
+        source.stop();
+        source.ended().await.expect("an orderly end");
+        let ends = gateway.records();
+        let ends = ends.iter().filter(|(topic, _)| topic == "end").count();
+        assert_eq!(ends, 1, "{protocol:?}");
+    }
 }

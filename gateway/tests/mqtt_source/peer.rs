@@ -11,6 +11,8 @@ use crate::fixture::soon;
 pub(crate) enum Sent {
     Connect,
     Subscribe,
+    /// Of these filters.
+    Unsubscribe(Vec<String>),
     Puback(u16),
     Pubrec(u16),
     Pubcomp(u16),
@@ -54,6 +56,16 @@ impl Broker {
         peer.grant(2).await;
         peer
     }
+}
+
+fn filters(mut rest: &[u8]) -> Vec<String> {
+    let mut filters = Vec::new();
+    while let [high, low, tail @ ..] = rest {
+        let (filter, behind) = tail.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        filters.push(String::from_utf8(filter.to_vec()).expect("UTF-8"));
+        rest = behind;
+    }
+    filters
 }
 
 /// One connection.
@@ -104,6 +116,7 @@ impl Peer {
             5 => Sent::Pubrec(id()),
             7 => Sent::Pubcomp(id()),
             8 => Sent::Subscribe,
+            10 => Sent::Unsubscribe(filters(&body[self.filters_at()..])),
             12 => Sent::Ping,
             14 => Sent::Disconnect,
             other => panic!("packet type {other}"),
@@ -134,6 +147,22 @@ impl Peer {
         match self.protocol {
             MqttProtocol::V311 => self.write(&[0x90, 3, 0, 1, code]).await,
             MqttProtocol::V5 => self.write(&[0x90, 4, 0, 1, 0, code]).await,
+        }
+    }
+
+    /// Where the filters of an UNSUBSCRIBE begin: behind packet identifier and, in 5, properties.
+    fn filters_at(&self) -> usize {
+        match self.protocol {
+            MqttProtocol::V311 => 2,
+            MqttProtocol::V5 => 3,
+        }
+    }
+
+    /// UNSUBACK for one filter.
+    pub(crate) async fn unsubscribed(&mut self) {
+        match self.protocol {
+            MqttProtocol::V311 => self.write(&[0xB0, 2, 0, 2]).await,
+            MqttProtocol::V5 => self.write(&[0xB0, 4, 0, 2, 0, 0]).await,
         }
     }
 

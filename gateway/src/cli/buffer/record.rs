@@ -7,7 +7,7 @@ use crate::commit_log::offline::BatchAt;
 use crate::config::ValueFormat;
 use crate::forwarder::base64;
 use crate::forwarder::value::value;
-use crate::record::{GapNote, Origin, PayloadKind, RecordView};
+use crate::record::{GapNote, Offset, Origin, PayloadKind, RecordView, SessionNote};
 
 /// Most of a subject and of a payload that people are shown, in characters; chosen by eye.
 const SUBJECT_SHOWN: usize = 120;
@@ -47,6 +47,10 @@ enum OriginLine {
         qos: u8,
         packet_id: u16,
         dup: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        acknowledged_below: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        released_below: Option<u64>,
     },
 }
 
@@ -69,13 +73,20 @@ impl OriginLine {
                 qos,
                 packet_id,
                 dup,
+                settled,
             } => Self::Mqtt {
                 qos,
                 packet_id,
                 dup,
+                acknowledged_below: news(settled.acknowledged_below),
+                released_below: news(settled.released_below),
             },
         }
     }
+}
+
+fn news(below: Offset) -> Option<u64> {
+    (below > Offset::ZERO).then(|| below.get())
 }
 
 /// The record as a line of JSON.
@@ -109,6 +120,7 @@ fn kind(kind: PayloadKind) -> &'static str {
         PayloadKind::Opaque => "opaque",
         PayloadKind::SenmlCbor => "senml_cbor",
         PayloadKind::Gap => "gap",
+        PayloadKind::Note => "note",
     }
 }
 
@@ -130,6 +142,7 @@ fn payload(record: &RecordView<'_>) -> String {
     let decoded = match record.kind {
         PayloadKind::Gap => gap(bytes),
         PayloadKind::SenmlCbor => senml(bytes),
+        PayloadKind::Note => note(bytes),
         PayloadKind::Opaque => None,
     };
     match (decoded, std::str::from_utf8(bytes)) {
@@ -138,6 +151,12 @@ fn payload(record: &RecordView<'_>) -> String {
         (None, Ok(plain)) => text::printable(plain, PAYLOAD_SHOWN),
         (None, Err(_)) => text::hex(bytes, PAYLOAD_SHOWN / 3),
     }
+}
+
+fn note(bytes: &[u8]) -> Option<String> {
+    let note: SessionNote = serde_cbor::from_slice(bytes).ok()?;
+    let (begun, filters) = (if note.is_new { "new " } else { "" }, note.filters);
+    Some(format!("{begun}session {}: {filters:?}", note.session))
 }
 
 fn gap(bytes: &[u8]) -> Option<String> {

@@ -7,6 +7,10 @@ const MQTT: crate::record::Origin = crate::record::Origin::Mqtt {
     qos: 1,
     packet_id: 1,
     dup: false,
+    settled: crate::record::Settled {
+        acknowledged_below: crate::record::Offset::ZERO,
+        released_below: crate::record::Offset::ZERO,
+    },
 };
 
 fn record<'a>(source: &'a str, subject: &'a str, origin: crate::record::Origin) -> RecordView<'a> {

@@ -112,6 +112,7 @@ fn devices_are_named_by_routes_and_carry_counts_times_and_the_link() {
         qos: 1,
         packet_id: 1,
         dup: false,
+        settled: crate::record::Settled::default(),
     };
     fixture.note("city/north/a7", mqtt);
     fixture.note("city/south/a7", mqtt);

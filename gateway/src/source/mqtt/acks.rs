@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use crate::commit_log::Progress;
 use crate::dead_letters::{DeadLetter, DeadLetters, NotStored};
 use crate::ingest::{Committed, NotCommitted, Ticket};
+use crate::record::Offset;
 
 /// What the broker waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ impl SetAside {
 #[derive(Debug)]
 enum Due {
     Ticket(Ticket),
+    /// Of a record that an earlier publish made.
+    Again(Ticket),
     Now(SetAside),
 }
 
@@ -89,35 +92,38 @@ impl Acks {
         self.queue.push_back((Due::Ticket(ticket), ack));
     }
 
+    /// A publish came again; `ack` is due once its record is synced, and all before it are settled.
+    pub(super) fn push_again(&mut self, ticket: Ticket, ack: Option<Ack>) {
+        self.queue.push_back((Due::Again(ticket), ack));
+    }
+
     /// A publish was set aside; `ack` is due once all before it are settled.
     pub(super) fn push_set_aside(&mut self, proof: SetAside, ack: Option<Ack>) {
         self.queue.push_back((Due::Now(proof), ack));
     }
 
-    /// Settles all that is durable, in order, and returns how many of them are records.
+    /// Settles all that is durable, in order, and returns how many of them are new records. What
+    /// is acknowledged comes with its record's place, if it has one.
     ///
     /// # Errors
     /// [`NotCommitted`] if the log has failed and records wait that it did not sync.
     pub(super) fn settle(
         &mut self,
         progress: &Progress,
-        mut acknowledge: impl FnMut(Ack, Durable),
+        mut acknowledge: impl FnMut(Ack, Durable, Option<Offset>),
     ) -> Result<u64, NotCommitted> {
         let mut committed = 0;
         while let Some((due, ack)) = self.queue.front() {
-            let proof = match due {
-                Due::Now(proof) => Durable::SetAside(*proof),
-                Due::Ticket(ticket) => match ticket.outcome(progress) {
+            let (proof, offset) = match due {
+                Due::Now(proof) => (Durable::SetAside(*proof), None),
+                Due::Ticket(ticket) | Due::Again(ticket) => match ticket.outcome(progress) {
                     None => break,
-                    Some(outcome) => {
-                        let proof = outcome?;
-                        committed += 1;
-                        Durable::Committed(proof)
-                    }
+                    Some(proof) => (Durable::Committed(proof?), Some(ticket.offset())),
                 },
             };
+            committed += u64::from(matches!(due, Due::Ticket(_)));
             if let Some(ack) = *ack {
-                acknowledge(ack, proof);
+                acknowledge(ack, proof, offset);
             }
             self.queue.pop_front();
         }
@@ -141,11 +147,10 @@ impl Acks {
 mod tests {
     use super::*;
     use crate::commit_log::Condition;
-    use crate::record::Offset;
     use proptest::prelude::*;
 
     fn ticket(offset: u64) -> Ticket {
-        Ticket::for_test(Offset::new(offset))
+        Ticket::at(Offset::new(offset))
     }
 
     fn progress(synced: u64, condition: Condition) -> Progress {
@@ -158,7 +163,7 @@ mod tests {
     fn settled(acks: &mut Acks, synced: u64) -> (Vec<Ack>, u64) {
         let mut sent = Vec::new();
         let committed = acks
-            .settle(&progress(synced, Condition::Running), |ack, _| {
+            .settle(&progress(synced, Condition::Running), |ack, _, _| {
                 sent.push(ack)
             })
             .unwrap();
@@ -193,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn what_came_again_is_acknowledged_in_its_turn_and_counts_as_one_record() {
+        let mut acks = Acks::default();
+        acks.push(ticket(4), Ack::of(1, 1));
+        acks.push_again(ticket(4), Ack::of(1, 1));
+        assert_eq!(settled(&mut acks, 4), (vec![], 0));
+        let both = vec![Ack::Puback { packet_id: 1 }, Ack::Puback { packet_id: 1 }];
+        assert_eq!(settled(&mut acks, 5), (both, 1));
+    }
+
+    #[test]
     fn an_acknowledgement_of_an_earlier_connection_is_never_sent_but_its_record_counts() {
         let mut acks = Acks::default();
         acks.push(ticket(0), Ack::of(1, 1));
@@ -211,7 +226,7 @@ mod tests {
             acks.push(ticket(0), Ack::of(1, 1));
             acks.push(ticket(1), Ack::of(1, 2));
             let mut sent = Vec::new();
-            let outcome = acks.settle(&progress(1, condition), |ack, _| sent.push(ack));
+            let outcome = acks.settle(&progress(1, condition), |ack, _, _| sent.push(ack));
             assert_eq!(outcome, Err(NotCommitted));
             assert_eq!(sent, [Ack::Puback { packet_id: 1 }]);
         }

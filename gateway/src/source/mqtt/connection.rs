@@ -128,6 +128,7 @@ impl Connection {
             }
             Control::Refused { reason } => Err(ConnectionError::Refused { reason }),
             Control::Subscribed(_)
+            | Control::Unsubscribed { .. }
             | Control::Released { .. }
             | Control::Pong
             | Control::Disconnected { .. } => Err(ConnectionError::OutOfPlace {
@@ -191,19 +192,16 @@ impl Server<'_> {
     }
 
     async fn serve(&mut self, connection: &mut Connection) -> Result<Ended, Failure> {
-        connection
-            .wire
-            .subscribe(self.config, &mut self.session.out)?;
         // What came right behind CONNACK, and what waited from before it.
         self.take(connection).await?;
-        self.progressed().await?;
+        self.progressed(connection.wire).await?;
         let mut ticks = ticks(connection.keep_alive);
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return self.drain(connection).await,
                 moved = moved(self.progress, self.source) => {
                     moved.map_err(Failure::Source)?;
-                    self.progressed().await?;
+                    self.progressed(connection.wire).await?;
                     if self.session.wants_reconnect() {
                         return Ok(Ended::MadeRoom);
                     }
@@ -211,7 +209,7 @@ impl Server<'_> {
                 written = connection.writer.write_buf(&mut self.session.out),
                     if !self.session.out.is_empty() =>
                 {
-                    written.map_err(ConnectionError::Lost)?;
+                    self.session.handed(written.map_err(ConnectionError::Lost)?);
                 }
                 read = connection.reader.read_buf(connection.framer.space()),
                     if self.session.out.len() < OUT_BYTES_MAX =>
@@ -222,13 +220,23 @@ impl Server<'_> {
                     connection.quiet_ticks = 0;
                     self.take(connection).await?;
                 }
-                _ = ticks.tick() => self.tick(connection)?,
+                _ = ticks.tick() => {
+                    tick(connection)?;
+                    self.session.tick().map_err(Failure::Source)?;
+                }
             }
         }
     }
 
-    async fn progressed(&mut self) -> Result<(), Failure> {
-        self.session.progressed().await.map_err(Failure::Source)
+    async fn progressed(&mut self, wire: Wire) -> Result<(), Failure> {
+        self.session.progressed().await.map_err(Failure::Source)?;
+        if let Some(unwanted) = self.session.take_subscription() {
+            if !unwanted.is_empty() {
+                wire.unsubscribe(&unwanted, &mut self.session.out)?;
+            }
+            wire.subscribe(self.config, &mut self.session.out)?;
+        }
+        Ok(())
     }
 
     /// Takes all packets that have been read whole.
@@ -251,7 +259,7 @@ impl Server<'_> {
         taken.map_err(Failure::Source)
     }
 
-    fn control(&mut self, control: Control) -> Result<(), ConnectionError> {
+    fn control(&mut self, control: Control) -> Result<(), Failure> {
         match control {
             Control::Released { packet_id } => {
                 self.session.released(packet_id);
@@ -261,12 +269,19 @@ impl Server<'_> {
                 self.subscribed(&granted);
                 Ok(())
             }
-            Control::Pong => Ok(()),
-            Control::Disconnected { reason } => Err(ConnectionError::Disconnected { reason }),
+            Control::Unsubscribed { refused } => self.unsubscribed(refused.as_deref()),
+            Control::Pong => {
+                self.session.ponged();
+                Ok(())
+            }
+            Control::Disconnected { reason } => {
+                Err(ConnectionError::Disconnected { reason }.into())
+            }
             Control::Accepted { .. } | Control::Refused { .. } => {
                 Err(ConnectionError::OutOfPlace {
                     when: "after CONNACK",
-                })
+                }
+                .into())
             }
         }
     }
@@ -298,14 +313,18 @@ impl Server<'_> {
         }
     }
 
-    /// Half a keep-alive interval has passed: pings, and notices a broker that is gone.
-    fn tick(&mut self, connection: &mut Connection) -> Result<(), ConnectionError> {
-        if connection.quiet_ticks >= QUIET_TICKS_MAX {
-            return Err(ConnectionError::Silent);
+    /// Filters that were refused are tried again at the next connect.
+    fn unsubscribed(&mut self, refused: Option<&str>) -> Result<(), Failure> {
+        if let Some(reason) = refused {
+            warn!(
+                source = %self.source, reason,
+                "the broker keeps a subscription that the configuration no longer has: \
+                 its messages go on coming"
+            );
+            return Ok(());
         }
-        connection.quiet_ticks += 1;
-        connection.wire.ping(&mut self.session.out);
-        Ok(())
+        info!(source = %self.source, "unsubscribed from what the configuration no longer has");
+        self.session.unsubscribed().map_err(Failure::Source)
     }
 
     /// Waits for the commit of what was taken and acknowledges it; takes nothing more.
@@ -323,12 +342,12 @@ impl Server<'_> {
                 }
                 moved = moved(self.progress, self.source) => {
                     moved.map_err(Failure::Source)?;
-                    self.progressed().await?;
+                    self.session.progressed().await.map_err(Failure::Source)?;
                 }
                 written = connection.writer.write_buf(&mut self.session.out),
                     if !self.session.out.is_empty() =>
                 {
-                    written.map_err(ConnectionError::Lost)?;
+                    self.session.handed(written.map_err(ConnectionError::Lost)?);
                 }
             }
         }
@@ -339,6 +358,8 @@ impl Server<'_> {
     /// that breaks now has served its purpose: the broker sends again what it missed.
     async fn close(&mut self, connection: &mut Connection) {
         connection.wire.disconnect(&mut self.session.out);
+        // Whatever becomes of it: in doubt a publish that comes again is stored.
+        self.session.handed(self.session.out.len());
         let goodbye = async {
             connection.write_all(&mut self.session.out).await?;
             let shut_down = connection.writer.shutdown().await;
@@ -382,6 +403,15 @@ pub(super) async fn moved(
         .map_err(|_closed| SourceError::LogFailed {
             source_name: source.clone(),
         })
+}
+
+/// Half a keep-alive interval has passed: notices a broker that is gone.
+fn tick(connection: &mut Connection) -> Result<(), ConnectionError> {
+    if connection.quiet_ticks >= QUIET_TICKS_MAX {
+        return Err(ConnectionError::Silent);
+    }
+    connection.quiet_ticks += 1;
+    Ok(())
 }
 
 fn control(wire: Wire, frame: &Frame<'_>) -> Result<Control, WireError> {

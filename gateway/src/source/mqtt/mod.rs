@@ -11,7 +11,8 @@
 //! - `connection`: the only I/O; `transport`: TCP and TLS, and all errors of a connection
 //! - `framing`, `publish`, `packet` with `v311` and `v5`: bytes to packets and back
 //! - `session`: what is done with them; `acks`: what is owed; `intake`: a full log;
-//!   `unreleased`: quality of service 2; `backoff`: when to connect again
+//!   `redelivery`: what comes again; `subscriptions`: SUBSCRIBE and UNSUBSCRIBE; `backoff`: when to
+//!   connect again
 //!
 //! # Why rumqttc's codec without its event loop
 //! The event loop (0.25) was read for this, and each of these would have needed a way around it:
@@ -29,19 +30,19 @@
 //!   a dead letter, and in the order of the publishes (G1).
 //! - **M2** What was received on one connection is never acknowledged on another.
 //! - **M3** Every PUBREL is answered by PUBCOMP, so that no restart can wedge a session.
-//! - **M4** Memory is bounded: one read buffer (`payload_bytes_max` and 0.3 MiB), 4 MiB held, and
+//! - **M4** A publish that the broker sends again is stored once, across restarts and power cuts; in
+//!   doubt it is stored ([`window`](crate::state::window)).
+//! - **M5** Memory is bounded: one read buffer (`payload_bytes_max` and 0.3 MiB), 4 MiB held, and
 //!   what the log buffers.
 //!
 //! # When things go wrong
-//! - *Crash, power cut*: what was not acknowledged is sent again, with DUP.
+//! - *Crash, power cut*: what was not acknowledged is sent again, with DUP. What of it is in the log
+//!   is acknowledged and not stored again. A dead letter is no record: it may be there twice.
 //! - *Broker away*: connects again for ever, 250 ms to 30 s apart. A session that is gone then is a
 //!   gap of unknown size.
 //! - *Log full*: see `intake`. *Log failed*: no acknowledgement; [`SourceError::LogFailed`].
 //! - *A publish that cannot become a record* (too large, a topic that is not UTF-8): a dead letter,
 //!   then acknowledged. While it is stored (one sync) nothing else happens on the connection.
-//!
-//! Filters that an earlier configuration had are not unsubscribed from: MQTT offers no list of
-//! them.
 //!
 //! Runs as one task of the runtime.
 
@@ -52,9 +53,10 @@ mod framing;
 mod intake;
 mod packet;
 mod publish;
+mod redelivery;
 mod session;
+mod subscriptions;
 mod transport;
-mod unreleased;
 mod v311;
 mod v5;
 
@@ -95,7 +97,8 @@ pub async fn run(config: Mqtt, context: SourceContext) -> Result<(), SourceError
         config,
     };
     while let Next::Connect = source.connect_once().await? {}
-    source.session.stop_taking().await
+    source.session.stop_taking().await?;
+    source.session.leave().await
 }
 
 struct MqttSource {
@@ -221,6 +224,7 @@ mod tests {
             payload_bytes_max: 1 << 20,
             receive_maximum: 1000,
             keep_alive: Duration::from_secs(30),
+            dedupe: true,
         }
     }
 }

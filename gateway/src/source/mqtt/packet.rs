@@ -29,6 +29,11 @@ pub(super) enum Control {
     },
     /// SUBACK: per filter the granted quality of service, or why it was refused.
     Subscribed(Vec<Result<u8, String>>),
+    /// UNSUBACK.
+    Unsubscribed {
+        /// Why the broker keeps one of the filters (5 only).
+        refused: Option<String>,
+    },
     /// PUBREL: the broker has our PUBREC and forgets the publish.
     Released {
         /// Of the publish.
@@ -108,6 +113,18 @@ impl Wire {
         }
     }
 
+    /// Writes one UNSUBSCRIBE for all of `filters`.
+    pub(super) fn unsubscribe(
+        self,
+        filters: &[String],
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        match self.0 {
+            MqttProtocol::V311 => v311::unsubscribe(filters, out),
+            MqttProtocol::V5 => v5::unsubscribe(filters, out),
+        }
+    }
+
     /// Writes PUBACK or PUBREC. The proof is what makes it impossible to send one early (G1).
     pub(super) fn acknowledge(self, ack: Ack, _proof: Durable, out: &mut BytesMut) {
         match ack {
@@ -155,6 +172,8 @@ fn short(first_byte: u8, packet_id: u16, out: &mut BytesMut) {
 
 /// Packet identifier of the one SUBSCRIBE of a connection.
 pub(super) const SUBSCRIBE_PACKET_ID: u16 = 1;
+/// Packet identifier of its one UNSUBSCRIBE.
+pub(super) const UNSUBSCRIBE_PACKET_ID: u16 = 2;
 
 #[cfg(test)]
 mod tests {

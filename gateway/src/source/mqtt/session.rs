@@ -4,6 +4,8 @@
 //! sets aside what cannot become a record, keeps account of what is owed to the broker, and writes
 //! answers to [`Session::out`], which the connection sends.
 
+mod notes;
+
 use bytes::BytesMut;
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -12,12 +14,13 @@ use super::acks::{Ack, Acks, SetAside};
 use super::intake::{HELD_BYTES_MAX, Inbound, Intake, LogClosed, Mode, Offered, Retried};
 use super::packet::Wire;
 use super::publish::Publish;
-use super::unreleased::{Seen, Unreleased};
+use super::redelivery::Redelivery;
+use super::subscriptions::{Subscriptions, session_name};
 use crate::clock;
 use crate::commit_log::{Condition, Progress};
 use crate::config::Mqtt;
 use crate::dead_letters::{DeadLetter, DeadLetters};
-use crate::ingest::{Ingest, NotCommitted};
+use crate::ingest::{Ingest, NotCommitted, Ticket};
 use crate::metrics::SourceMetrics;
 use crate::record::{GapNote, PayloadKind, SourceName, Stamp};
 use crate::source::{SourceContext, SourceError};
@@ -37,7 +40,10 @@ pub(super) struct Session {
     wire: Wire,
     acks: Acks,
     intake: Intake,
-    unreleased: Unreleased,
+    redelivery: Redelivery,
+    /// Publishes that come again are recognised.
+    dedupe: bool,
+    subscriptions: Subscriptions,
     is_connected: bool,
     /// The broker should have a session of ours.
     is_expected: bool,
@@ -48,6 +54,13 @@ pub(super) struct Session {
 impl Session {
     /// A session that has no connection yet.
     pub(super) fn new(config: &Mqtt, context: &SourceContext) -> Self {
+        let recovered = &context.recovered;
+        let session = &recovered.mqtt_session;
+        let is_same = session.is_empty() || *session == session_name(config);
+        let mut window = recovered.mqtt_window.clone();
+        if !is_same {
+            window.clear();
+        }
         Self {
             source: context.name.clone(),
             ingest: context.ingest.clone(),
@@ -58,9 +71,11 @@ impl Session {
             wire: Wire(config.protocol),
             acks: Acks::default(),
             intake: Intake::new(HELD_BYTES_MAX),
-            unreleased: Unreleased::default(),
+            redelivery: Redelivery::new(window),
+            dedupe: config.dedupe,
+            subscriptions: Subscriptions::new(config, recovered),
             is_connected: false,
-            is_expected: context.recovered.mqtt_session_expected,
+            is_expected: recovered.mqtt_session_expected && is_same,
             out: BytesMut::new(),
         }
     }
@@ -69,6 +84,10 @@ impl Session {
     /// has lost the session: that is a gap all the same.)
     pub(super) fn connected(&mut self, session_present: bool) {
         self.intake.reconnected(session_present);
+        self.subscriptions.connected(session_present);
+        if !session_present {
+            self.redelivery.begin_anew();
+        }
         if !session_present && self.is_expected {
             self.note_lost_session();
         }
@@ -80,7 +99,8 @@ impl Session {
     pub(super) fn disconnected(&mut self) {
         self.is_connected = false;
         self.acks.forget();
-        self.unreleased.forget();
+        self.redelivery.disconnected();
+        self.subscriptions.disconnected();
         self.out.clear();
     }
 
@@ -113,9 +133,6 @@ impl Session {
         publish: &Publish<'_>,
         received: Stamp,
     ) -> Result<(), SourceError> {
-        if publish.qos == 2 && self.is_repeated(publish) {
-            return Ok(());
-        }
         let subject = match self.subject(publish) {
             Ok(subject) => subject,
             Err(refusal) => return self.set_aside(publish, &refusal, received).await,
@@ -129,19 +146,24 @@ impl Session {
             payload: publish.payload,
             received,
         };
+        if publish.dup && self.dedupe && self.is_repeated(&inbound) {
+            return self.settle();
+        }
+        self.append_session_note()?;
         let before = self.intake.mode();
-        let (ingest, source) = (&self.ingest, &self.source);
+        let (ingest, source, news) = (&self.ingest, &self.source, self.redelivery.news());
         let offered = self
             .intake
-            .offer(&inbound, |i| ingest.try_append(&i.record(source)))
+            .offer(&inbound, |i| ingest.try_append(&i.record(source, news)))
             .map_err(|LogClosed| self.log_failed())?;
         match offered {
             Offered::Appended(ticket) => {
-                self.acks
-                    .push(ticket, Ack::of(publish.qos, publish.packet_id));
-                self.taken(publish);
+                self.appended(ticket, &inbound, Ack::of(publish.qos, publish.packet_id));
+                self.metrics.received.inc();
             }
-            Offered::Held => self.taken(publish),
+            Offered::Held => {
+                self.metrics.received.inc();
+            }
             Offered::Dropped => {
                 self.metrics.received.inc();
                 self.metrics.dropped("buffer_full", 1);
@@ -156,26 +178,29 @@ impl Session {
         Ok(())
     }
 
-    fn taken(&mut self, publish: &Publish<'_>) {
-        self.metrics.received.inc();
-        if publish.qos == 2 {
-            self.unreleased.taken(publish.packet_id);
-        }
-    }
-
-    /// A publish at quality of service 2 that is there already: counted, and answered if it can be.
-    fn is_repeated(&mut self, publish: &Publish<'_>) -> bool {
-        match self.unreleased.look_up(publish.packet_id, publish.dup) {
-            Seen::New => return false,
-            Seen::Waiting => {}
-            Seen::Recorded(proof) => {
-                let packet_id = publish.packet_id;
-                let ack = Ack::Pubrec { packet_id };
-                self.wire.acknowledge(ack, proof, &mut self.out);
-            }
+    /// Whether a publish with DUP is there already: then it is counted, and acknowledged once its
+    /// record is durable.
+    fn is_repeated(&mut self, publish: &Inbound<'_>) -> bool {
+        let Some(identity) = publish.identity() else {
+            return false;
+        };
+        if let Some(record) = self.redelivery.find(&identity) {
+            let ack = Ack::of(publish.qos, publish.packet_id);
+            self.acks.push_again(Ticket::at(record), ack);
+        } else if !self.intake.holds(publish) {
+            return false;
         }
         self.metrics.duplicates.inc();
         true
+    }
+
+    /// A publish has its place in the log, and took the news along.
+    fn appended(&mut self, ticket: Ticket, publish: &Inbound<'_>, ack: Option<Ack>) {
+        self.redelivery.told();
+        if let Some(identity) = publish.identity() {
+            self.redelivery.store(ticket.offset(), identity);
+        }
+        self.acks.push(ticket, ack);
     }
 
     /// The topic, if the publish can become a record.
@@ -212,7 +237,7 @@ impl Session {
             return Ok(());
         }
         let subject = String::from_utf8_lossy(publish.topic);
-        self.taken(publish);
+        self.metrics.received.inc();
         let letter = DeadLetter {
             source: &self.source,
             subject: &subject,
@@ -245,7 +270,7 @@ impl Session {
 
     /// PUBREL came: the broker has forgotten the publish and its identifier is free again.
     pub(super) fn released(&mut self, packet_id: u16) {
-        self.unreleased.released(packet_id);
+        self.redelivery.release(packet_id);
         self.wire.complete(packet_id, &mut self.out);
     }
 
@@ -256,21 +281,29 @@ impl Session {
     /// [`SourceError::LogFailed`] if it is poisoned or closed.
     pub(super) async fn progressed(&mut self) -> Result<(), SourceError> {
         if self.is_connected {
+            self.append_session_note()?;
             self.append_held().await?;
         }
         self.settle()
     }
 
+    /// The socket has taken so many bytes of [`Session::out`].
+    pub(super) fn handed(&mut self, bytes: usize) {
+        self.redelivery.handed(bytes);
+    }
+
     async fn append_held(&mut self) -> Result<(), SourceError> {
         let before = self.intake.mode();
         loop {
-            let (ingest, source) = (&self.ingest, &self.source);
+            let (ingest, source, news) = (&self.ingest, &self.source, self.redelivery.news());
             let retried = self
                 .intake
-                .retry(|i| ingest.try_append(&i.record(source)))
+                .retry(|i| ingest.try_append(&i.record(source, news)))
                 .map_err(|LogClosed| self.log_failed())?;
             match retried {
-                Retried::Appended(ticket, ack) => self.acks.push(ticket, ack),
+                Retried::Appended(ticket, held) => {
+                    self.appended(ticket, &held.inbound(), held.ack());
+                }
                 Retried::TooLarge(held) => {
                     let inbound = held.inbound();
                     let proof = self
@@ -301,17 +334,18 @@ impl Session {
             acks,
             wire,
             out,
-            unreleased,
+            redelivery,
             ..
         } = self;
         let committed = acks
-            .settle(&progress, |ack, proof| {
-                if let Ack::Pubrec { packet_id } = ack {
-                    unreleased.recorded(packet_id, proof);
+            .settle(&progress, |ack, proof, record| {
+                if let (Ack::Puback { .. }, Some(record)) = (ack, record) {
+                    redelivery.acknowledge(out.len(), record);
                 }
                 wire.acknowledge(ack, proof, out);
             })
             .map_err(|NotCommitted| self.log_failed())?;
+        self.ask_for_arrivals();
         self.metrics.committed.inc_by(committed);
         match progress.condition {
             Condition::Running | Condition::Full => Ok(()),

@@ -3,10 +3,11 @@
 use bytes::BytesMut;
 use rumqttc::mqttbytes::v4::{
     Connect, ConnectReturnCode, Login, Packet, Subscribe, SubscribeFilter, SubscribeReasonCode,
+    Unsubscribe,
 };
 use rumqttc::mqttbytes::{Error, QoS};
 
-use super::packet::{Control, EncodeError, SUBSCRIBE_PACKET_ID, WireError};
+use super::packet::{Control, EncodeError, SUBSCRIBE_PACKET_ID, UNSUBSCRIBE_PACKET_ID, WireError};
 use crate::config::Mqtt;
 
 pub(super) fn connect(
@@ -33,6 +34,14 @@ pub(super) fn subscribe(config: &Mqtt, out: &mut BytesMut) -> Result<(), EncodeE
     encoded("SUBSCRIBE", subscribe.write(out))
 }
 
+pub(super) fn unsubscribe(filters: &[String], out: &mut BytesMut) -> Result<(), EncodeError> {
+    let unsubscribe = Unsubscribe {
+        pkid: UNSUBSCRIBE_PACKET_ID,
+        topics: filters.to_vec(),
+    };
+    encoded("UNSUBSCRIBE", unsubscribe.write(out))
+}
+
 pub(super) fn control(packet: &[u8]) -> Result<Control, WireError> {
     let unexpected = |packet| Err(WireError::Unexpected { packet });
     match Packet::read(&mut BytesMut::from(packet), packet.len())? {
@@ -48,6 +57,7 @@ pub(super) fn control(packet: &[u8]) -> Result<Control, WireError> {
         Packet::SubAck(suback) => Ok(Control::Subscribed(
             suback.return_codes.into_iter().map(granted).collect(),
         )),
+        Packet::UnsubAck(_) => Ok(Control::Unsubscribed { refused: None }),
         Packet::PubRel(pubrel) => Ok(Control::Released {
             packet_id: pubrel.pkid,
         }),
@@ -59,7 +69,6 @@ pub(super) fn control(packet: &[u8]) -> Result<Control, WireError> {
         Packet::PubComp(_) => unexpected("PUBCOMP"),
         Packet::Subscribe(_) => unexpected("SUBSCRIBE"),
         Packet::Unsubscribe(_) => unexpected("UNSUBSCRIBE"),
-        Packet::UnsubAck(_) => unexpected("UNSUBACK"),
         Packet::PingReq => unexpected("PINGREQ"),
         Packet::Disconnect => unexpected("DISCONNECT"),
     }

@@ -7,11 +7,11 @@
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
     Connect, ConnectProperties, ConnectReturnCode, Filter, Login, Packet, RetainForwardRule,
-    Subscribe, SubscribeReasonCode,
+    Subscribe, SubscribeReasonCode, UnsubAckReason, Unsubscribe,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
-use super::packet::{Control, EncodeError, SUBSCRIBE_PACKET_ID, WireError};
+use super::packet::{Control, EncodeError, SUBSCRIBE_PACKET_ID, UNSUBSCRIBE_PACKET_ID, WireError};
 use crate::config::Mqtt;
 
 pub(super) fn connect(
@@ -50,6 +50,15 @@ pub(super) fn subscribe(config: &Mqtt, out: &mut BytesMut) -> Result<(), EncodeE
     encoded("SUBSCRIBE", subscribe.write(out))
 }
 
+pub(super) fn unsubscribe(filters: &[String], out: &mut BytesMut) -> Result<(), EncodeError> {
+    let unsubscribe = Unsubscribe {
+        pkid: UNSUBSCRIBE_PACKET_ID,
+        filters: filters.to_vec(),
+        properties: None,
+    };
+    encoded("UNSUBSCRIBE", unsubscribe.write(out))
+}
+
 pub(super) fn control(packet: &[u8]) -> Result<Control, WireError> {
     // rumqttc refuses the two shortest forms of DISCONNECT (MQTT 5, section 3.14.2.1).
     match packet {
@@ -74,6 +83,9 @@ fn decode(packet: &[u8]) -> Result<Control, WireError> {
         Packet::SubAck(suback) => Ok(Control::Subscribed(
             suback.return_codes.into_iter().map(granted).collect(),
         )),
+        Packet::UnsubAck(unsuback) => Ok(Control::Unsubscribed {
+            refused: unsuback.reasons.into_iter().find_map(refused),
+        }),
         Packet::PubRel(pubrel) => Ok(Control::Released {
             packet_id: pubrel.pkid,
         }),
@@ -89,7 +101,6 @@ fn decode(packet: &[u8]) -> Result<Control, WireError> {
         Packet::PubComp(_) => unexpected("PUBCOMP"),
         Packet::Subscribe(_) => unexpected("SUBSCRIBE"),
         Packet::Unsubscribe(_) => unexpected("UNSUBSCRIBE"),
-        Packet::UnsubAck(_) => unexpected("UNSUBACK"),
         Packet::PingReq(_) => unexpected("PINGREQ"),
     }
 }
@@ -113,6 +124,17 @@ fn granted(code: SubscribeReasonCode) -> Result<u8, String> {
         | SubscribeReasonCode::SharedSubscriptionsNotSupported
         | SubscribeReasonCode::SubscriptionIdNotSupported
         | SubscribeReasonCode::WildcardSubscriptionsNotSupported) => Err(format!("{refused:?}")),
+    }
+}
+
+fn refused(reason: UnsubAckReason) -> Option<String> {
+    match reason {
+        UnsubAckReason::Success | UnsubAckReason::NoSubscriptionExisted => None,
+        UnsubAckReason::UnspecifiedError
+        | UnsubAckReason::ImplementationSpecificError
+        | UnsubAckReason::NotAuthorized
+        | UnsubAckReason::TopicFilterInvalid
+        | UnsubAckReason::PacketIdentifierInUse => Some(format!("{reason:?}")),
     }
 }
 
@@ -165,6 +187,15 @@ mod tests {
             .map(|f| &f.retain_forward_rule)
             .collect();
         assert_eq!(rules, [&RetainForwardRule::OnNewSubscribe]);
+    }
+
+    #[test]
+    fn a_filter_that_was_not_there_any_more_is_unsubscribed_and_a_forbidden_one_is_not() {
+        for (code, refused) in [(0, None), (0x11, None), (0x87, Some("NotAuthorized"))] {
+            let refused = refused.map(str::to_owned);
+            let answer = control(&[0xB0, 5, 0, 2, 0, 0, code]).unwrap();
+            assert_eq!(answer, Control::Unsubscribed { refused });
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl ListLog {
             origin: record.origin,
             payload: record.payload.to_vec(),
         });
-        Ok(Ticket::for_test(Offset::new(stored.len() as u64 - 1)))
+        Ok(Ticket::at(Offset::new(stored.len() as u64 - 1)))
     }
 
     /// Everything appended is synced.
