@@ -8,6 +8,7 @@ mod kafka_away;
 mod mosquitto_restarted;
 mod power_cut;
 mod qos2_handshake;
+mod redelivery;
 mod shutdown;
 
 use std::time::Duration;

@@ -98,7 +98,8 @@ impl Oracle {
                 .tallies
                 .get_mut(topic)
                 .expect("only these are assigned");
-            tally.enter(message.partition(), message.payload().unwrap_or_default());
+            let payload = message.payload().unwrap_or_default();
+            tally.enter(message.partition(), payload, id(&message));
             records += 1;
         }
         records
@@ -126,6 +127,7 @@ impl Oracle {
         let verdict = Counts {
             records: counts.records,
             duplicates: counts.duplicates,
+            stored_again: counts.stored_again,
             devices: counts.devices,
             distinct: sent,
             ..Counts::default()
@@ -164,6 +166,15 @@ fn next(consumer: &BaseConsumer, deadline: Instant) -> Option<BorrowedMessage<'_
             Some(Err(_)) | None => return None,
         }
     }
+}
+
+/// The id that the gateway gave a record.
+fn id<'m>(message: &'m BorrowedMessage<'_>) -> Option<&'m [u8]> {
+    let headers = message.headers()?;
+    headers
+        .iter()
+        .find(|header| header.key == "ce_id")
+        .and_then(|header| header.value)
 }
 
 fn received(message: &BorrowedMessage<'_>) -> Received {

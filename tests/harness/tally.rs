@@ -1,10 +1,14 @@
 //! The oracle's book: which sequences of which device have been seen, and in what order.
 //!
 //! A repeated sequence is a duplicate and nothing else: what is sent again comes late by nature. Out
-//! of order is a sequence seen for the first time after a higher one of its device. A device takes one
-//! bit a sequence, so that millions of records fit.
+//! of order is a sequence seen for the first time after a higher one of its device. A device takes 65
+//! bits a sequence, so that millions of records fit.
+//!
+//! Kafka may get a record of the gateway's log twice; its `ce_id`, which names its place there, then
+//! is the same. A sequence under another `ce_id` than before was stored twice.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher as _};
 
 use serde::Deserialize;
 
@@ -31,6 +35,8 @@ pub struct Counts {
     pub distinct: u64,
     /// Records seen before.
     pub duplicates: u64,
+    /// Those of them that have another id than when first seen: they lie in the gateway's log twice.
+    pub stored_again: u64,
     /// First seen after a higher sequence of the same device.
     pub out_of_order: u64,
     /// Sequences missing below the highest seen of their device.
@@ -55,16 +61,18 @@ pub struct Tally {
 struct Device {
     partition: i32,
     seen: Vec<u64>,
+    /// Hash of the id that a sequence was first seen with; 0 without.
+    ids: Vec<u64>,
     highest: u64,
     distinct: u64,
 }
 
 impl Tally {
-    /// Enters one record.
-    pub fn enter(&mut self, partition: i32, payload: &[u8]) {
+    /// Enters one record, with the id that the gateway gave it, where it gave one.
+    pub fn enter(&mut self, partition: i32, payload: &[u8], id: Option<&[u8]>) {
         self.counts.records += 1;
         match identify(payload) {
-            Some(identity) => self.enter_identity(partition, &identity),
+            Some(identity) => self.enter_identity(partition, &identity, id.map_or(0, hash)),
             None => self.counts.unreadable += 1,
         }
     }
@@ -80,7 +88,7 @@ impl Tally {
         }
     }
 
-    fn enter_identity(&mut self, partition: i32, identity: &Identity) {
+    fn enter_identity(&mut self, partition: i32, identity: &Identity, id: u64) {
         self.name.clear();
         self.name.push_str(&identity.source);
         self.name.push('\n');
@@ -93,13 +101,20 @@ impl Tally {
         self.counts.moved += u64::from(device.partition != partition);
         if device.is_seen(identity.sequence) {
             self.counts.duplicates += 1;
+            self.counts.stored_again += u64::from(device.id(identity.sequence) != id);
             return;
         }
         let late = device.distinct > 0 && identity.sequence < device.highest;
         self.counts.out_of_order += u64::from(late);
         self.counts.distinct += 1;
-        device.mark(identity.sequence);
+        device.mark(identity.sequence, id);
     }
+}
+
+fn hash(id: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(id);
+    hasher.finish()
 }
 
 impl Device {
@@ -107,6 +122,7 @@ impl Device {
         Self {
             partition,
             seen: Vec::new(),
+            ids: Vec::new(),
             highest: 0,
             distinct: 0,
         }
@@ -117,12 +133,24 @@ impl Device {
         self.seen.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
-    fn mark(&mut self, sequence: u64) {
+    fn id(&self, sequence: u64) -> u64 {
+        let index = usize::try_from(sequence).expect("sequences are bounded");
+        self.ids.get(index).copied().unwrap_or(0)
+    }
+
+    fn mark(&mut self, sequence: u64, id: u64) {
         let (word, bit) = place(sequence);
         if word >= self.seen.len() {
             self.seen.resize(word + 1, 0);
         }
         self.seen[word] |= bit;
+        if id != 0 {
+            let index = usize::try_from(sequence).expect("sequences are bounded");
+            if index >= self.ids.len() {
+                self.ids.resize(index + 1, 0);
+            }
+            self.ids[index] = id;
+        }
         self.highest = self.highest.max(sequence);
         self.distinct += 1;
     }
@@ -222,9 +250,20 @@ mod tests {
     fn counted(sequences: &[u64]) -> Counts {
         let mut tally = Tally::default();
         for sequence in sequences {
-            tally.enter(0, &telemetry("d", *sequence));
+            tally.enter(0, &telemetry("d", *sequence), None);
         }
         tally.counts()
+    }
+
+    #[test]
+    fn a_sequence_under_a_second_id_was_stored_again() {
+        let mut tally = Tally::default();
+        for (sequence, id) in [(0, "a"), (1, "b"), (1, "b"), (0, "c"), (2, "d"), (2, "")] {
+            let id = (!id.is_empty()).then_some(id.as_bytes());
+            tally.enter(0, &telemetry("d", sequence), id);
+        }
+        let counts = tally.counts();
+        assert_eq!((counts.duplicates, counts.stored_again), (3, 2));
     }
 
     #[test]
@@ -262,9 +301,9 @@ mod tests {
     #[test]
     fn a_device_in_a_second_partition_has_moved() {
         let mut tally = Tally::default();
-        tally.enter(0, &telemetry("d", 0));
-        tally.enter(1, &telemetry("d", 1));
-        tally.enter(1, &telemetry("e", 0));
+        tally.enter(0, &telemetry("d", 0), None);
+        tally.enter(1, &telemetry("d", 1), None);
+        tally.enter(1, &telemetry("e", 0), None);
         assert_eq!(tally.counts().moved, 1);
     }
 
@@ -293,7 +332,7 @@ mod tests {
             b"\xff\xfe",
             b"[{\"bn\":\"d\",\"n\":\"sequence\"}]",
         ] {
-            tally.enter(0, payload);
+            tally.enter(0, payload, None);
         }
         assert_eq!(tally.counts().unreadable, 5);
     }
