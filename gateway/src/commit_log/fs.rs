@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// A file system.
 pub trait Fs: Send + Sync + Debug {
-    /// Makes a directory and its parents; none of it is an error if it is there.
+    /// Makes a directory and its parents, durably; none of it is an error if it is there.
     ///
     /// # Errors
     /// As the system says.
@@ -151,13 +151,42 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// The parent of a relative path of one name is the empty path.
+fn name_or_here(dir: &Path) -> &Path {
+    if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    }
+}
+
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
 
 impl Fs for RealFs {
+    /// The names are synced even of what is there: whoever made it may have been killed before it
+    /// came to that. A directory is made only once its parent's name is durable, so that looking one
+    /// level up from what is there is enough.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        let Some(parent) = dir.parent() else {
+            return Ok(());
+        };
+        if dir.is_dir() {
+            return match self.sync_dir(name_or_here(parent)) {
+                // Not ours to read, so not ours to have been made.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            };
+        }
+        self.create_dir_all(name_or_here(parent))?;
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !dir.is_dir() => {
+                return Err(error);
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.sync_dir(name_or_here(parent))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -271,3 +300,23 @@ struct RealLock {
 }
 
 impl LockGuard for RealLock {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_made_with_their_parents_and_may_be_there() {
+        let root = tempfile::tempdir().expect("temp dir");
+        let dir = root.path().join("a/b/c");
+        for _ in 0..2 {
+            RealFs.create_dir_all(&dir).expect("made");
+            assert!(dir.is_dir());
+        }
+        fs::write(dir.join("file"), "").expect("written");
+        let below_a_file = dir.join("file/d");
+        assert!(RealFs.create_dir_all(&below_a_file).is_err());
+        RealFs.create_dir_all(Path::new("/")).expect("it is there");
+        RealFs.create_dir_all(Path::new("src")).expect("it is here");
+    }
+}
