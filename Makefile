@@ -1,11 +1,12 @@
 # setup   what building and testing need, Debian packages and Apache Kafka; quick the second time
 # build   everything, in the profile the tests use
 # test    unit, end-to-end and fault tests, against real Mosquitto and Apache Kafka
+# test-long  SIGKILL and power cuts at random instants, a hundred of each
 # lint    format and clippy
 # demo    the main job in one terminal, 40 s: telemetry, an outage, a kill, and a table of what
 #         arrived. KAFKA=real runs it on Apache Kafka.
 
-.PHONY: setup build test lint demo
+.PHONY: setup build test test-long lint demo
 
 setup:
 	./tests/setup.sh
@@ -17,6 +18,9 @@ build:
 # brokers, so each test binary runs its heavy tests one at a time by itself.
 test: setup build
 	cargo test --workspace
+
+test-long: setup build
+	EDGE_GATEWAY_LONG=1 cargo test -p system-tests --test disk -- --nocapture
 
 lint:
 	cargo fmt --all --check

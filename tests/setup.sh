@@ -15,6 +15,8 @@ packages=(
   zlib1g-dev
   openssl              # certificates of the TLS tests
   mosquitto
+  e2fsprogs            # the disk tests make ext4 file systems
+  mount
   openjdk-17-jre-headless
   maven
 )

@@ -14,6 +14,9 @@
 //! | [`packet_gate`] | a TCP proxy that withholds chosen MQTT packets |
 //! | [`mqtt_client`] | an MQTT publisher for payloads that no sensor sends |
 //! | [`pty`] | a serial line that a test writes to byte by byte |
+//! | [`mount`] | an ext4 file system of its own |
+//! | [`fault_disk`] | a disk that forgets what is not synced when its power fails |
+//! | [`random`] | chance that can be had again |
 //! | [`frame`] | frames of the shim link, whole and damaged |
 //! | [`gateway`], [`sim`] | the programs under test |
 //! | [`oracle`] | reads Kafka back: lost, duplicated, out of order |
@@ -25,17 +28,20 @@
 )]
 
 pub mod certs;
+pub mod fault_disk;
 pub mod frame;
 pub mod gateway;
 pub mod kafka;
 pub mod mock_kafka;
 pub mod mosquitto;
+pub mod mount;
 pub mod mqtt_client;
 pub mod oracle;
 pub mod packet_gate;
 pub mod ports;
 pub mod process;
 pub mod pty;
+pub mod random;
 pub mod sim;
 pub mod tally;
 pub mod wait;
