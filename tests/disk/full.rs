@@ -10,7 +10,7 @@ use crate::load::Site;
 use crate::{BUFFERED, COMMITTED, DELIVERED, SOON};
 
 const DISK_BYTES: u64 = 64 << 20;
-const SEGMENT_BYTES: u64 = 1 << 20;
+const SEGMENT_BYTES: u64 = 256 << 10;
 
 /// Waits until `/health` says that there is no space.
 fn wait_full(gateway: &Gateway) {

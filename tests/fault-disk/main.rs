@@ -6,7 +6,7 @@
 //! ```text
 //! arm OPERATIONS KEPT SEED   the power fails in so manyth write, sync or change of a name from now;
 //!                            of what is not synced then, KEPT is left: everything | nothing | some
-//! wait SECONDS               answers once the power has failed
+//! wait                       answers once the power has failed, or after a second: `ok off`, `ok on`
 //! on                         the power is back
 //! ```
 //!
@@ -48,13 +48,15 @@ fn main() -> ExitCode {
     say("ready");
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         match perform(&shared, &line) {
-            Ok(()) => say("ok"),
+            Ok(answer) => say(answer),
             Err(reason) => say(&format!("error: {reason}")),
         }
     }
     // Whatever still uses it: it goes with this process.
     let _ = Command::new("umount").arg("-l").arg(&mount_point).status();
     drop(session);
+    // Only if it is empty, as it is once nothing is mounted there; whoever started us may be gone.
+    let _ = std::fs::remove_dir(&mount_point);
     ExitCode::SUCCESS
 }
 
@@ -65,7 +67,7 @@ fn say(line: &str) {
     let _ = out.flush();
 }
 
-fn perform(disk: &Shared, line: &str) -> Result<(), String> {
+fn perform(disk: &Shared, line: &str) -> Result<&'static str, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match *words.as_slice() {
         ["arm", operations, kept, seed] => disk.arm(Cut {
@@ -73,15 +75,13 @@ fn perform(disk: &Shared, line: &str) -> Result<(), String> {
             kept: kept_of(kept)?,
             seed: number(seed)?,
         }),
-        ["wait", seconds] => {
-            if !disk.wait_for_cut(Duration::from_secs(number(seconds)?)) {
-                return Err("the power has not failed".to_owned());
-            }
-        }
+        // Not for longer: nobody would see the input end meanwhile.
+        ["wait"] if disk.wait_for_cut(Duration::from_secs(1)) => return Ok("ok off"),
+        ["wait"] => return Ok("ok on"),
         ["on"] => disk.power_on(),
         _ => return Err(format!("no such command: {line:?}")),
     }
-    Ok(())
+    Ok("ok")
 }
 
 fn kept_of(word: &str) -> Result<Kept, String> {

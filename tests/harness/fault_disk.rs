@@ -4,12 +4,18 @@
 //! not be killed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::process::{temp_dir, workspace_program};
+use crate::wait;
+
+/// For a cut that load brings about.
+const CUT_WITHIN: Duration = Duration::from_secs(60);
 
 /// What of the unsynced a power cut leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +49,8 @@ impl FaultDisk {
             .arg(dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // A keystroke that ends the test must leave it the time to unmount.
+            .process_group(0)
             .spawn()
             .unwrap_or_else(|e| panic!("fault-disk: {e}"));
         let commands = child.stdin.take();
@@ -81,7 +89,7 @@ impl FaultDisk {
     /// # Panics
     /// If it has not within a minute.
     pub fn wait_for_cut(&mut self) {
-        self.command("wait 60");
+        wait::until("the power cut", CUT_WITHIN, || self.ask("wait") == "ok off");
     }
 
     /// The power is back, and the disk has what was left.
@@ -93,10 +101,13 @@ impl FaultDisk {
     }
 
     fn command(&mut self, line: &str) {
+        assert_eq!(self.ask(line), "ok", "fault-disk, {line:?}");
+    }
+
+    fn ask(&mut self, line: &str) -> String {
         let commands = self.commands.as_mut().expect("open until dropped");
         writeln!(commands, "{line}").expect("fault-disk runs");
-        let answer = self.answer();
-        assert_eq!(answer, "ok", "fault-disk, {line:?}");
+        self.answer()
     }
 
     fn answer(&mut self) -> String {
@@ -115,6 +126,9 @@ impl Drop for FaultDisk {
     fn drop(&mut self) {
         // It unmounts when its input ends, and the directory can be removed then.
         self.commands = None;
-        let _ = self.child.wait();
+        if !self.child.wait().is_ok_and(|status| status.success()) {
+            let mut unmount = Command::new("umount");
+            let _ = unmount.arg("-l").arg(self.dir.path()).status();
+        }
     }
 }

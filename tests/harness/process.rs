@@ -7,6 +7,7 @@
 //! follows the thread that started the child, not the process.)
 
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -159,6 +160,8 @@ fn watch(child: &Child, dir_removed: Option<&Path>) -> Child {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // Not ended by the keystroke that ends the test.
+        .process_group(0)
         .spawn()
         .unwrap_or_else(|e| panic!("sh: {e}"))
 }
