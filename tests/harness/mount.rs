@@ -10,10 +10,14 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::process::temp_dir;
+use crate::wait;
+
+const FULL_WITHIN: Duration = Duration::from_secs(30);
 
 /// Reads until its input ends, then unmounts `$1` and removes the directory `$2` around it, if
 /// nothing is mounted there any more.
@@ -93,18 +97,11 @@ impl Mount {
         let name = format!("filler-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let path = self.point.join(name);
         let mut file = File::create_new(&path).unwrap_or_else(|e| panic!("filler: {e}"));
-        for piece in [64 * 1024, 4096, 1] {
-            let piece = vec![b'x'; piece];
-            loop {
-                match file.write(&piece) {
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                    Err(error) => panic!("filler: {error}"),
-                }
-            }
-        }
-        file.sync_all().unwrap_or_else(|e| panic!("filler: {e}"));
-        assert_eq!(self.bytes_free(), 0, "the file system is full");
+        // Others may give some back meanwhile.
+        wait::until("a full file system", FULL_WITHIN, || {
+            write_until_full(&mut file);
+            self.bytes_free() == 0
+        });
         Filler { path }
     }
 }
@@ -134,6 +131,20 @@ impl Drop for Filler {
         // It goes with the file system otherwise.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+fn write_until_full(file: &mut File) {
+    for piece in [64 * 1024, 4096, 1] {
+        let piece = vec![b'x'; piece];
+        loop {
+            match file.write(&piece) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                Err(error) => panic!("filler: {error}"),
+            }
+        }
+    }
+    file.sync_all().unwrap_or_else(|e| panic!("filler: {e}"));
 }
 
 fn run(command: &mut Command) {
