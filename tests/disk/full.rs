@@ -58,7 +58,7 @@ fn nothing_is_lost_on_a_file_system_that_is_full_to_the_last_byte() {
     let before = committed(&gateway);
     drop(filler);
     wait_healthy(&gateway);
-    gateway.wait_metric(COMMITTED, &[], before + 2000.0, SOON);
+    gateway.wait_metric(COMMITTED, &[], before + 4000.0, SOON);
 
     let filler = disk.fill();
     wait_full(&gateway);
@@ -78,7 +78,7 @@ fn nothing_is_lost_on_a_file_system_that_is_full_to_the_last_byte() {
     // Delivered segments are space enough to go on with, and to give back.
     wait_healthy(&gateway);
     wait::until("deleted segments", SOON, || {
-        disk.bytes_free() > 2 * SEGMENT_BYTES
+        disk.bytes_free() >= SEGMENT_BYTES
     });
     drop((filler, rest));
     site.expect_all(load, gateway);
