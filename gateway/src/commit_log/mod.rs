@@ -301,10 +301,21 @@ impl CommitLog {
         Cursor::new(Arc::clone(&self.shared), Arc::clone(&self.fs), from)
     }
 
-    /// The log's random identity, 16 hexadecimal digits, made with it.
+    /// The log's random identity, 16 hexadecimal digits, made with it or by
+    /// [`CommitLog::renew_identity`].
     #[must_use]
     pub fn identity(&self) -> String {
-        format!("{:016x}", self.shared.identity)
+        let lineage = self.shared.lock().lineage;
+        format!("{:016x}", self.shared.identity ^ lineage)
+    }
+
+    /// Gives the log a new identity, for one that was restored from an old copy: its offsets name
+    /// other records than those the world knows under the old one. Offsets and records stay. Blocks
+    /// until the new identity is durable; false if the log has failed or was closed, the old one
+    /// then stays.
+    #[must_use]
+    pub fn renew_identity(&self) -> bool {
+        self.shared.renew(new_identity())
     }
 
     /// Figures for metrics and status.
@@ -445,6 +456,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             open_counter,
             committed,
             synced: tail.next,
+            lineage: slot.lineage,
         };
         let slots_path = slots::path(&dir);
         recovered
@@ -569,6 +581,8 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             dropping: None,
             handed_out: slot.committed,
             uncounted: Vec::new(),
+            lineage: slot.lineage,
+            lineage_wanted: slot.lineage,
             damage: Damage::known(&findings),
             closing: false,
             failure: None,

@@ -138,6 +138,7 @@ pub(super) fn recover(
             open_counter: 0,
             committed: Offset::ZERO,
             synced: Offset::ZERO,
+            lineage: 0,
         },
     };
     let intruders: Vec<(Head, Outcome)> = intruders

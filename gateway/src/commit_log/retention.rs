@@ -340,13 +340,13 @@ impl Writer {
 
     pub(super) fn write_slot(&mut self) -> Result<(), StorageError> {
         let inner = self.shared.lock();
-        let (committed, synced) = (inner.committed, inner.progress.synced);
-        drop(inner);
         let slot = slots::Slot {
-            committed,
-            synced,
+            committed: inner.committed,
+            synced: inner.progress.synced,
+            lineage: inner.lineage_wanted,
             ..self.slot_written
         };
+        drop(inner);
         if slot == self.slot_written {
             return Ok(());
         }
@@ -355,6 +355,8 @@ impl Writer {
             .write(&slot)
             .map_err(StorageError::new("write", &path))?;
         self.slot_written = slot;
+        self.shared.lock().lineage = slot.lineage;
+        self.shared.moved.notify_all();
         Ok(())
     }
 }

@@ -92,6 +92,10 @@ pub(super) struct Inner {
     /// Dropped records that the observer is to be told of.
     pub(super) uncounted: Vec<(DropReason, Counts)>,
     pub(super) damage: Damage,
+    /// What tells the log's identity from the one its batches carry; durable.
+    pub(super) lineage: u64,
+    /// What it is to become.
+    pub(super) lineage_wanted: u64,
     pub(super) closing: bool,
     pub(super) failure: Option<Arc<StorageError>>,
 }
@@ -270,6 +274,24 @@ impl Shared {
         if !gathering {
             self.work.notify_one();
         }
+    }
+
+    /// See [`super::CommitLog::renew_identity`].
+    pub(super) fn renew(&self, lineage: u64) -> bool {
+        let mut inner = self.lock();
+        inner.lineage_wanted = lineage;
+        self.work.notify_one();
+        while inner.lineage != lineage {
+            match inner.progress.condition {
+                Condition::Running | Condition::Full => {}
+                Condition::Poisoned | Condition::Closed => return false,
+            }
+            inner = self
+                .moved
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        true
     }
 
     /// Blocks until the writer thread has closed the log.

@@ -8,7 +8,8 @@
 //!                                 29  3  0
 //!  8  8  write counter            32  8  committed offset
 //! 16  8  log identity             40  8  synced offset
-//!                                 48 16  0
+//!                                 48  8  lineage: what was added to the identity since, 0 at first
+//!                                 56  8  0
 //! ```
 //!
 //! Group commits carry the same offsets in their headers for nothing, so the slots are written only
@@ -37,6 +38,8 @@ pub(super) struct Slot {
     pub(super) open_counter: u32,
     pub(super) committed: Offset,
     pub(super) synced: Offset,
+    /// See [`super::CommitLog::renew_identity`].
+    pub(super) lineage: u64,
 }
 
 /// What the slot file holds.
@@ -161,6 +164,7 @@ fn encode(counter: u64, slot: &Slot) -> [u8; SLOT_BYTES] {
     bytes[28] = VERSION;
     bytes[32..40].copy_from_slice(&slot.committed.get().to_le_bytes());
     bytes[40..48].copy_from_slice(&slot.synced.get().to_le_bytes());
+    bytes[48..56].copy_from_slice(&slot.lineage.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[8..]);
     bytes[4..8].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -180,6 +184,7 @@ fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<(u64, Content)> {
         open_counter: u32_at(24),
         committed: Offset::new(u64_at(32)),
         synced: Offset::new(u64_at(40)),
+        lineage: u64_at(48),
     };
     Some((u64_at(8), Content::Slot(slot)))
 }
@@ -196,6 +201,7 @@ mod tests {
             open_counter: 2,
             committed,
             synced: Offset::new(900),
+            lineage: 5,
         }
     }
 

@@ -149,6 +149,9 @@ impl Writer {
             if let Some(segment) = inner.retired() {
                 return Work::Retire(segment);
             }
+            if inner.lineage != inner.lineage_wanted {
+                return Work::WriteSlot;
+            }
             if !inner.uncounted.is_empty() {
                 return Work::TellDropped(std::mem::take(&mut inner.uncounted));
             }
@@ -407,6 +410,11 @@ impl Writer {
         }
         let deadline = Instant::now() + FULL_RETRY;
         while inner.retired().is_none() {
+            if inner.lineage != inner.lineage_wanted {
+                // Who waits for it is who makes space.
+                drop(inner);
+                return self.write_slot().map(|()| true);
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if inner.closing {
                 return Ok(false);

@@ -285,6 +285,7 @@ impl Scan {
             open_counter: 0,
             committed: Offset::ZERO,
             synced: self.segment.base,
+            lineage: 0,
         };
         let mut scan = Self::new(file, previous, &slot, path);
         scan.restore_here(state)?;

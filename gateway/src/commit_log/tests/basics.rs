@@ -75,6 +75,44 @@ fn the_committed_offset_survives_a_restart_and_never_goes_back() {
     assert_eq!(open(&fs).log.committed(), Offset::new(9));
 }
 
+/// I7
+#[test]
+fn a_new_identity_is_durable_and_the_records_stay() {
+    let fs = SimFs::default();
+    let opened = open(&fs);
+    assert!(append_synced(&opened.log, 0..30));
+    let old = opened.log.identity();
+    assert!(opened.log.renew_identity());
+    let new = opened.log.identity();
+    assert_ne!(new, old);
+    // What was synced by now is what a power cut leaves.
+    fs.power_off_in(1);
+    drop(opened);
+    fs.power_cycle(7);
+    let reopened = open(&fs);
+    assert_eq!(reopened.log.identity(), new);
+    assert!(append_synced(&reopened.log, 30..60));
+    assert_holds(&reopened.log, 0, 60);
+}
+
+#[test]
+fn a_log_on_a_full_disk_gets_a_new_identity_all_the_same() {
+    let fs = SimFs::default();
+    let opened = open(&fs);
+    assert!(append_synced(&opened.log, 0..5));
+    fs.set_full(true);
+    let mut number = 5;
+    while opened.log.progress().condition != Condition::Full {
+        if append(&opened.log, number) {
+            number += 1;
+        } else {
+            let wait = std::time::Duration::from_millis(5);
+            let _ = opened.log.wait(opened.log.progress().synced, wait);
+        }
+    }
+    assert!(opened.log.renew_identity());
+}
+
 #[test]
 fn an_empty_log_uses_at_most_two_segments_and_keeps_its_offsets_and_state() {
     let fs = SimFs::default();

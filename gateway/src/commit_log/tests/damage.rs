@@ -69,6 +69,7 @@ fn slots_say(fs: &SimFs, committed: u64, synced: u64) {
         open_counter: 2,
         committed: Offset::new(committed),
         synced: Offset::new(synced),
+        lineage: 0,
     };
     fs.delete(&slots::path(dir()));
     let (mut file, _) = slots::Slots::open(fs, dir()).expect("slots");
