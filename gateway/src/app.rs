@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{EXIT_FAILURE, EXIT_STORAGE};
+use crate::cli::{EXIT_CONFIG, EXIT_FAILURE, EXIT_STORAGE};
 use crate::clock::SystemClock;
 use crate::commit_log::fs::RealFs;
 use crate::commit_log::{
@@ -84,9 +84,11 @@ impl AppError {
             Self::Open(_) | Self::Log(_) | Self::Source(SourceError::LogFailed { .. }) => {
                 EXIT_STORAGE
             }
-            Self::Forwarder(ForwarderError::DeadLetters(_) | ForwarderError::Read(_)) => {
-                EXIT_STORAGE
-            }
+            Self::Forwarder(
+                ForwarderError::DeadLetters(_) | ForwarderError::Read(_) | ForwarderError::Identity,
+            ) => EXIT_STORAGE,
+            // Two gateways share an id: nothing that a restart would mend.
+            Self::Forwarder(ForwarderError::Rival { .. }) => EXIT_CONFIG,
             Self::Forwarder(ForwarderError::Producer(_))
             | Self::Panicked(_)
             | Self::Listen { .. }
@@ -285,6 +287,8 @@ impl Gateway {
             dead_letters: self.dead_letters.clone(),
             metrics: Arc::clone(&self.metrics),
             stop: Arc::clone(stop),
+            // No source has begun yet.
+            received_here_from: self.log.progress().synced,
         };
         let config = Arc::clone(&self.config);
         let (ended, forwarder_ended) = tokio::sync::oneshot::channel();

@@ -1,6 +1,7 @@
 //! Records that can never be delivered, set aside durably: a commit log of their own, with their
 //! own budget, below `<data_dir>/dead-letters`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -78,6 +79,9 @@ pub struct Envelope {
     pub topic: Option<String>,
     /// See [`DeadLetter::offset`].
     pub offset: Option<u64>,
+    /// Identity of the log that `offset` is of.
+    #[serde(default)]
+    pub log: Option<String>,
     /// See [`DeadLetter::payload_bytes`].
     pub payload_bytes: u64,
     /// See [`DeadLetter::payload`].
@@ -177,12 +181,13 @@ impl DeadLetters {
         })
     }
 
-    /// Stores a dead letter, counts it, and returns once it is synced. Blocks the calling thread.
+    /// Stores a dead letter of the log with the identity `log`, counts it, and returns once it is
+    /// synced. Blocks the calling thread.
     ///
     /// # Errors
     /// [`NotStored`] if the log of dead letters has failed.
-    pub fn store_blocking(&self, letter: &DeadLetter<'_>) -> Result<(), NotStored> {
-        let payload = envelope(letter);
+    pub fn store_blocking(&self, letter: &DeadLetter<'_>, log: &str) -> Result<(), NotStored> {
+        let payload = envelope(letter, Some(log));
         let offset = loop {
             match self.log.append(&record(letter, &payload)) {
                 Ok(offset) => break offset,
@@ -211,7 +216,7 @@ impl DeadLetters {
     /// # Errors
     /// [`NotStored`] if the log of dead letters has failed.
     pub async fn store(&self, letter: &DeadLetter<'_>) -> Result<(), NotStored> {
-        let payload = envelope(letter);
+        let payload = envelope(letter, None);
         let stored = self.ingest.append_synced(&record(letter, &payload)).await;
         stored.map_err(|_| NotStored)?;
         self.count(letter);
@@ -224,18 +229,35 @@ impl DeadLetters {
     /// [`ReadError`]
     pub fn list(&self) -> Result<Vec<Envelope>, ReadError> {
         let mut letters = Vec::new();
+        self.each(|letter| letters.push(letter))?;
+        Ok(letters)
+    }
+
+    /// Offsets at and past `from` of those that come from the log with the identity `log`.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn offsets_of(&self, log: &str, from: Offset) -> Result<BTreeSet<Offset>, ReadError> {
+        let mut offsets = BTreeSet::new();
+        self.each(|letter| {
+            let offset = letter.offset.map(Offset::new);
+            offsets.extend(offset.filter(|o| *o >= from && letter.log.as_deref() == Some(log)));
+        })?;
+        Ok(offsets)
+    }
+
+    fn each(&self, mut take: impl FnMut(Envelope)) -> Result<(), ReadError> {
         let mut cursor = self.log.cursor(Offset::ZERO);
         while let Some(item) = cursor.next()? {
             match item {
-                Item::Batch(batch) => letters.extend(
-                    batch
-                        .records()
-                        .filter_map(|letter| serde_cbor::from_slice(letter.payload).ok()),
-                ),
+                Item::Batch(batch) => batch
+                    .records()
+                    .filter_map(|letter| serde_cbor::from_slice(letter.payload).ok())
+                    .for_each(&mut take),
                 Item::Hole(_) => {}
             }
         }
-        Ok(letters)
+        Ok(())
     }
 
     /// Closes the log of dead letters. Blocks until done.
@@ -255,13 +277,14 @@ impl DeadLetters {
     }
 }
 
-fn envelope(letter: &DeadLetter<'_>) -> Vec<u8> {
+fn envelope(letter: &DeadLetter<'_>, log: Option<&str>) -> Vec<u8> {
     let kept = letter.payload.len().min(PAYLOAD_BYTES_KEPT);
     let envelope = Envelope {
         reason: letter.reason.to_owned(),
         detail: letter.detail.to_owned(),
         topic: letter.topic.map(str::to_owned),
         offset: letter.offset,
+        log: log.map(str::to_owned),
         payload_bytes: letter.payload_bytes,
         payload: letter.payload[..kept].to_vec(),
     };

@@ -11,13 +11,13 @@
 //! - **G2** A record leaves the disk only after Kafka's delivery report, after it became a dead
 //!   letter on disk, or by a configured rule that counts it.
 //! - **G3** Records of one key reach their topic in the order in which they were received.
+//! - **G4** With `delivery = "exactly_once"` what is in the commit log is in Kafka once, or is one dead
+//!   letter or one counted drop, never both.
 //! - **G5** A publish that the MQTT broker sends again, and a retransmitted link frame, are stored
 //!   once ([`state::window`], [`source::serial`]); in doubt a record is stored.
 //! - **G6** No input makes the gateway panic, hang or grow without bound.
 //! - **G7** Nothing is dropped silently: counters with reasons, and gap markers.
 //! - **G8** A corrupt or full disk needs no human at the board.
-//!
-//! G4 (exactly once) is not there yet.
 //!
 //! # Map
 //! [`app`] starts and drains everything · [`config`], [`cli`], [`logging`], [`probe`] ·

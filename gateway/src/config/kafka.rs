@@ -4,19 +4,23 @@ use std::time::Duration;
 
 use super::properties;
 use super::tree::{Section, Value};
-use super::{HeaderSet, Kafka, ValueFormat};
+use super::{Delivery, HeaderSet, Kafka, Transactions, ValueFormat};
 use crate::forwarder::route::{Template, is_topic_name};
 
 const DAY: Duration = Duration::from_secs(86_400);
+const OFFSETS_TOPIC: &str = "edge-gateway.offsets";
+/// A shorter transaction would be all overhead.
+const INTERVAL_MIN: Duration = Duration::from_millis(5);
+/// Far below the transaction's timeout at the broker.
+const INTERVAL_MAX: Duration = Duration::from_secs(10);
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
 /// Reads the section.
 pub(super) fn read(mut section: Section<'_>) -> Kafka {
     let brokers = brokers(&mut section);
-    if let Some(delivery) = section.get("delivery") {
-        delivery.choice(&[("at_least_once", ())]);
-    }
     let topic = section.get("topic").and_then(|value| topic(&value));
+    let topic = topic.unwrap_or_else(|| "telemetry".to_owned());
+    let delivery = delivery(&mut section, &topic);
     let key = section.get("key").and_then(|value| key(&value));
     let value = section.get("value").and_then(|value| {
         value.choice(&[
@@ -44,7 +48,7 @@ pub(super) fn read(mut section: Section<'_>) -> Kafka {
     section.finish();
     Kafka {
         brokers,
-        topic: topic.unwrap_or_else(|| "telemetry".to_owned()),
+        topic,
         key: key.unwrap_or_else(default_key),
         value: value.unwrap_or(ValueFormat::Payload),
         headers: headers.unwrap_or(HeaderSet::CloudEvents),
@@ -52,7 +56,37 @@ pub(super) fn read(mut section: Section<'_>) -> Kafka {
         linger: linger.unwrap_or(Duration::from_millis(5)),
         properties,
         topic_wait: topic_wait.unwrap_or(Duration::from_secs(30)),
+        delivery,
     }
+}
+
+/// The keys of transactions are read, and checked, whatever `delivery` is: who tries the other one
+/// need not remove them.
+fn delivery(section: &mut Section<'_>, topic: &str) -> Delivery {
+    let exactly_once = section
+        .get("delivery")
+        .and_then(|value| value.choice(&[("at_least_once", false), ("exactly_once", true)]));
+    let interval = section
+        .get("transaction_interval")
+        .and_then(|value| value.duration(INTERVAL_MIN..=INTERVAL_MAX));
+    let offsets_topic = section.get("offsets_topic").and_then(|value| {
+        let text = value.text(OFFSETS_TOPIC)?;
+        if text == topic {
+            let hint = format!("name a topic of its own, for example {OFFSETS_TOPIC:?}");
+            value.wrong("is the topic of the records", hint);
+        } else if !is_topic_name(text) {
+            let hint = "write 1 to 249 letters, digits, \".\", \"_\" and \"-\"";
+            value.wrong(format!("{text:?} is not a topic of Kafka"), hint);
+        }
+        Some(text.to_owned())
+    });
+    if exactly_once != Some(true) {
+        return Delivery::AtLeastOnce;
+    }
+    Delivery::ExactlyOnce(Transactions {
+        interval: interval.unwrap_or(Duration::from_millis(100)),
+        offsets_topic: offsets_topic.unwrap_or_else(|| OFFSETS_TOPIC.to_owned()),
+    })
 }
 
 fn brokers(section: &mut Section<'_>) -> Vec<String> {

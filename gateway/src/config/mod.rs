@@ -236,6 +236,26 @@ pub struct Kafka {
     pub properties: BTreeMap<String, String>,
     /// How long an unknown topic is waited for.
     pub topic_wait: Duration,
+    /// What a crash may do to the newest records.
+    pub delivery: Delivery,
+}
+
+/// `delivery`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Never lost, after a failure perhaps twice.
+    AtLeastOnce,
+    /// In transactions: once to a `read_committed` consumer (G4).
+    ExactlyOnce(Transactions),
+}
+
+/// What belongs to `delivery = "exactly_once"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transactions {
+    /// Longest time a transaction takes records.
+    pub interval: Duration,
+    /// Compacted topic that keeps every gateway's committed offset.
+    pub offsets_topic: String,
 }
 
 impl fmt::Debug for Kafka {

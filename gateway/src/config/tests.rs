@@ -154,6 +154,11 @@ const CASES: &[Case] = &[
     ("[[routes]]", "key = \"{b\"", "routes[0].key", "never closed", "{names}"),
     ("[[routes]]", "headers = { ce_id = \"x\" }", "routes[0].headers.ce_id", "the gateway sets itself", "another name"),
     ("[[routes]]", "source = \"press\"", "routes[0].match", "never matches", "press/{device}"),
+    // Delivery.
+    ("[kafka]", "delivery = \"twice\"", "kafka.delivery", "not one of the allowed", "exactly_once"),
+    ("[kafka]", "transaction_interval = \"1 min\"", "kafka.transaction_interval", "out of range", "10 s"),
+    ("[kafka]", "offsets_topic = \"telemetry\"", "kafka.offsets_topic", "is the topic of the records", "of its own"),
+    ("[kafka]", "offsets_topic = \"a b\"", "kafka.offsets_topic", "not a topic of Kafka", "letters"),
     // What the contract has and this version lacks.
     ("[buffer]", "age_max = \"7 dayz\"", "buffer.age_max", "not a duration", "\"250 ms\""),
     ("[buffer]", "age_max = \"5 s\"", "buffer.age_max", "out of range", "1 min"),
@@ -161,9 +166,6 @@ const CASES: &[Case] = &[
     ("[buffer]", "compression = \"lz5\"", "buffer.compression", "not one of the allowed", "\"lz4\""),
     ("[sources.press]", "framing = \"cobs\"", "sources.press.framing", "not supported yet", "remove it"),
     ("[sources.press]", "framing = { start = \"/\", end = \"!\" }", "sources.press.framing", "not supported yet", "remove it"),
-    ("[kafka]", "delivery = \"exactly_once\"", "kafka.delivery", "not supported yet", "remove it"),
-    ("[kafka]", "transaction_interval = \"1 s\"", "kafka.transaction_interval", "not supported yet", "remove it"),
-    ("[kafka]", "offsets_topic = \"o\"", "kafka.offsets_topic", "not supported yet", "remove it"),
 ];
 
 #[test]
@@ -318,7 +320,7 @@ boud_rate = 9600
 bytes_max = \"12 MiB\"
 
 [kafka]
-delivery = \"exactly_once\"
+delivery = \"exactly-once\"
 
 [[routes]]
 source = \"pres\"

@@ -131,10 +131,6 @@ impl<'a> Section<'a> {
             if self.asked.contains(&name) {
                 continue;
             }
-            if not_yet::has_key(&value.key) {
-                value.not_yet();
-                continue;
-            }
             let hint = match nearest(name, self.asked.iter().copied()) {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("known here: {}", self.asked.join(", ")),

@@ -160,7 +160,7 @@ impl Prefixed {
 
 /// RFC 3339 in UTC with milliseconds, the second kept.
 #[derive(Debug, Default)]
-struct TimeText {
+pub(super) struct TimeText {
     second: Option<i64>,
     text: String,
 }
@@ -169,7 +169,7 @@ impl TimeText {
     /// `2026-11-21T`…`05`
     const SECOND_BYTES: usize = 19;
 
-    fn of(&mut self, time_ms: i64) -> &str {
+    pub(super) fn of(&mut self, time_ms: i64) -> &str {
         let second = time_ms.div_euclid(1000);
         if self.second != Some(second) {
             // Beyond the year 9999 no such text exists.

@@ -4,12 +4,12 @@
 //! with a rewound ring ([`Lane::restart`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 
+use super::backoff::Stop;
 use super::encode::Encoded;
 use super::in_flight::{InFlight, Sent, Span};
 use super::topics::Topics;
@@ -31,38 +31,6 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// How long requests under way may take to be answered before a producer is given up. What is
 /// given up is sent again, and may then be there twice.
 const QUIESCE_MAX: Duration = Duration::from_secs(5);
-
-/// When to stop: asked for by the flag, over once the grace period has passed.
-#[derive(Debug)]
-pub(super) struct Stop {
-    flag: Arc<AtomicBool>,
-    grace: Duration,
-    deadline: Option<Instant>,
-}
-
-impl Stop {
-    pub(super) fn new(flag: Arc<AtomicBool>, grace: Duration) -> Self {
-        Self {
-            flag,
-            grace,
-            deadline: None,
-        }
-    }
-
-    pub(super) fn requested(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
-    }
-
-    /// The grace period, which begins when this is first called after the request, is over.
-    pub(super) fn is_over(&mut self) -> bool {
-        if !self.requested() {
-            return false;
-        }
-        let grace = self.grace;
-        let now = Instant::now();
-        now >= *self.deadline.get_or_insert_with(|| now + grace)
-    }
-}
 
 /// Why the producer must be begun anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +193,7 @@ impl Lane {
                 let Some(sent) = self.in_flight.settle(report.opaque) else {
                     continue;
                 };
-                self.topics.delivered(sent.topic);
+                self.topics.delivered(sent.topic, 1);
                 // One of those that were reported together stands for all.
                 if !observed && let Some(received_ms) = sent.received_mono_ms {
                     self.observe(now_ms.saturating_sub(received_ms));
@@ -317,7 +285,7 @@ impl Lane {
             match reports.first() {
                 Some(Report { error: None, .. }) => {
                     self.settle_now(span);
-                    self.topics.delivered(topic);
+                    self.topics.delivered(topic, 1);
                     return Alone::Delivered;
                 }
                 Some(Report {

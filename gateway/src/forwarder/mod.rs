@@ -23,11 +23,15 @@
 //! - **A topic unknown or forbidden**: waited for, and everything behind it waits too.
 //! - **Producer broken**: a new one, from the floor.
 //! - **Crash**: records between the committed offset and the last report are sent again.
+//! - **Exactly once**: another loop, over the same log, encoder and dead letters ([`exactly_once`]).
 //! - **Drain**: everything synced is sent, and reports waited for, until the grace period is over.
 
+mod aside;
+mod backoff;
 pub(crate) mod base64;
 mod encode;
 mod event_time;
+mod exactly_once;
 mod gap;
 mod headers;
 mod in_flight;
@@ -39,18 +43,20 @@ pub(crate) mod value;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::commit_log::{CommitLog, Condition, Cursor, Item, ReadError};
-use crate::config::Config;
-use crate::dead_letters::{DeadLetter, DeadLetters};
+use crate::commit_log::{CommitLog, Condition, Cursor, Item};
+use crate::config::{Config, Delivery};
+use crate::dead_letters::DeadLetters;
 use crate::kafka::{Class, Mode, Producer, class};
 use crate::metrics::Metrics;
-use crate::record::{Offset, RecordView, SourceName};
+use crate::record::Offset;
+use aside::Reason;
+use backoff::{Backoff, FailedReads, Stop};
 use encode::{Encoder, Outgoing};
-use lane::{Alone, Lane, Stop, Streamed, Trouble};
+use lane::{Alone, Lane, Streamed, Trouble};
 
 /// What the forwarder works with.
 #[derive(Debug)]
@@ -63,6 +69,8 @@ pub struct ForwarderContext {
     pub metrics: Arc<Metrics>,
     /// Set when the gateway drains: deliver what is synced for `shutdown_grace`, then end.
     pub stop: Arc<AtomicBool>,
+    /// Where the log ended when it was opened: records from here on were received in this run.
+    pub received_here_from: Offset,
 }
 
 /// Why the forwarder ended by itself.
@@ -74,6 +82,23 @@ pub enum ForwarderError {
     /// The log of dead letters failed.
     #[error("the log of dead letters failed")]
     DeadLetters(#[source] crate::dead_letters::NotStored),
+    /// Another gateway has taken over this one's id, and goes on.
+    #[error(
+        "another gateway with the same id delivers to Kafka: instance {instance} on host {host}, \
+         last at {time}. Give each gateway an id of its own ([gateway].id); this one's records stay \
+         on disk"
+    )]
+    Rival {
+        /// Its random name.
+        instance: String,
+        /// Its host.
+        host: String,
+        /// When it last committed, by its own clock.
+        time: String,
+    },
+    /// The log could not be given a new identity.
+    #[error("the commit log failed before it had a new identity")]
+    Identity,
     /// Reading the log failed for good.
     #[error("the commit log cannot be read")]
     Read(#[source] crate::commit_log::ReadError),
@@ -81,12 +106,6 @@ pub enum ForwarderError {
 
 /// Longest wait for new records where nothing is in flight: how soon a stop is seen.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
-/// Waits between attempts to go on after trouble that must pass by itself.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// How often, and how far apart, a read of the log is repeated before it counts as failed.
-const READ_ATTEMPTS: u32 = 5;
-const READ_RETRY_WAIT: Duration = Duration::from_millis(200);
 
 /// Runs the forwarder on the calling thread until `stop` is set and everything synced is
 /// delivered or the grace period is over.
@@ -98,7 +117,12 @@ pub fn run(
     context: ForwarderContext,
     grace: Duration,
 ) -> Result<(), ForwarderError> {
-    Forwarder::new(config, context, grace)?.run()
+    match &config.kafka.delivery {
+        Delivery::AtLeastOnce => Forwarder::new(config, context, grace)?.run(),
+        Delivery::ExactlyOnce(transactions) => {
+            exactly_once::run(config, transactions, context, grace)
+        }
+    }
 }
 
 /// How records are being sent.
@@ -130,8 +154,8 @@ enum Flow {
 struct Forwarder<'c> {
     log: CommitLog,
     sender: Sender<'c>,
-    backoff: Duration,
-    reads_failed: u32,
+    backoff: Backoff,
+    failed_reads: FailedReads,
 }
 
 /// Everything but the reader, so that a record may be borrowed from it while it is sent.
@@ -139,6 +163,7 @@ struct Sender<'c> {
     config: &'c Config,
     metrics: Arc<Metrics>,
     dead_letters: DeadLetters,
+    log_identity: String,
     encoder: Encoder,
     lane: Lane,
     sending: Sending,
@@ -157,6 +182,7 @@ impl<'c> Forwarder<'c> {
             dead_letters,
             metrics,
             stop,
+            received_here_from,
         } = context;
         let producer = Producer::new(config, Mode::Streaming, Arc::clone(&metrics))
             .map_err(ForwarderError::Producer)?;
@@ -167,15 +193,16 @@ impl<'c> Forwarder<'c> {
             metrics,
             dead_letters,
             encoder: Encoder::new(config, &log.identity()),
+            log_identity: log.identity(),
             lane,
             sending: Sending::Streaming,
-            received_here_from: log.progress().synced,
+            received_here_from,
         };
         Ok(Self {
             log,
             sender,
-            backoff: BACKOFF_MIN,
-            reads_failed: 0,
+            backoff: Backoff::new(),
+            failed_reads: FailedReads::default(),
         })
     }
 
@@ -185,7 +212,7 @@ impl<'c> Forwarder<'c> {
             let floor = self.sender.lane.floor();
             self.sender.lane.serve();
             if self.sender.lane.floor() > floor {
-                self.backoff = BACKOFF_MIN;
+                self.backoff.reset();
             }
             if self.sender.lane.stop.is_over() {
                 return Ok(());
@@ -208,9 +235,12 @@ impl<'c> Forwarder<'c> {
         }
         let item = match cursor.next() {
             Ok(item) => item,
-            Err(error) => return self.read_failed(error),
+            Err(error) => {
+                self.failed_reads.another(error)?;
+                return Ok(Read::Some);
+            }
         };
-        self.reads_failed = 0;
+        self.failed_reads.end();
         match item {
             None => return Ok(Read::Nothing),
             Some(Item::Hole(hole)) => {
@@ -228,17 +258,6 @@ impl<'c> Forwarder<'c> {
                 }
             }
         }
-        Ok(Read::Some)
-    }
-
-    /// A read that fails is repeated a few times: a disk may recover.
-    fn read_failed(&mut self, error: ReadError) -> Result<Read, ForwarderError> {
-        self.reads_failed += 1;
-        if self.reads_failed >= READ_ATTEMPTS {
-            return Err(ForwarderError::Read(error));
-        }
-        tracing::warn!(%error, "the commit log cannot be read; trying again");
-        thread::sleep(READ_RETRY_WAIT);
         Ok(Read::Some)
     }
 
@@ -284,7 +303,7 @@ impl<'c> Forwarder<'c> {
         match trouble.class {
             Class::Record(_) | Class::Timestamp => {}
             Class::Transient | Class::Topic | Class::Fatal => {
-                self.backoff = back_off(&mut self.sender.lane.stop, self.backoff);
+                self.backoff.wait(&mut self.sender.lane.stop);
             }
         }
         self.sender.restart()
@@ -296,15 +315,6 @@ impl<'c> Forwarder<'c> {
 enum Read {
     Some,
     Nothing,
-}
-
-/// Waits for `backoff`, or until the grace period is over, and returns the next, longer wait.
-fn back_off(stop: &mut Stop, backoff: Duration) -> Duration {
-    let until = Instant::now() + backoff;
-    while Instant::now() < until && !stop.is_over() {
-        thread::sleep(BACKOFF_MIN.min(until.saturating_duration_since(Instant::now())));
-    }
-    (backoff * 2).min(BACKOFF_MAX)
 }
 
 impl Sender<'_> {
@@ -409,42 +419,14 @@ impl Sender<'_> {
         reason: &str,
         detail: &str,
     ) -> Result<(), ForwarderError> {
-        match outgoing {
-            Outgoing::Record(record) => {
-                tracing::warn!(offset = %record.offset, reason, detail, "a record becomes a dead letter");
-                self.store(record, reason, detail)?;
-            }
-            // It stands for nothing that could be kept.
-            Outgoing::Hole { hole, .. } => {
-                tracing::error!(first = %hole.first, last = %hole.last, reason, detail, "a gap marker cannot be sent");
-            }
-        }
-        self.lane.settle_now(outgoing.span());
-        Ok(())
-    }
-
-    fn store(
-        &mut self,
-        record: &RecordView<'_>,
-        reason: &str,
-        detail: &str,
-    ) -> Result<(), ForwarderError> {
-        let source = SourceName::new(record.source)
-            .expect("a source's name was checked before its record was appended");
-        let letter = DeadLetter {
-            source: &source,
-            subject: record.subject,
+        let reason = Reason {
             reason,
             detail,
             topic: self.encoder.topic(),
-            offset: Some(record.offset.get()),
-            payload_bytes: record.payload.len() as u64,
-            payload: record.payload,
-            received: record.received,
         };
-        self.dead_letters
-            .store_blocking(&letter)
-            .map_err(ForwarderError::DeadLetters)
+        aside::set_aside(&self.dead_letters, &self.log_identity, outgoing, reason)?;
+        self.lane.settle_now(outgoing.span());
+        Ok(())
     }
 
     fn received_mono_ms(&self, outgoing: &Outgoing<'_>) -> Option<u64> {

@@ -66,12 +66,12 @@ impl Topics {
         number
     }
 
-    /// Counts a delivered record; ends the topic's trouble.
-    pub(super) fn delivered(&mut self, number: u16) {
+    /// Counts delivered records; ends the topic's trouble.
+    pub(super) fn delivered(&mut self, number: u16, records: u64) {
         let Some(topic) = self.topics.get_mut(usize::from(number)) else {
             return;
         };
-        topic.delivered.inc();
+        topic.delivered.inc_by(records);
         if topic.troubled {
             topic.troubled = false;
             tracing::info!(topic = topic.name, "the topic takes records again");

@@ -11,6 +11,8 @@
 //!   be interrupted, spins in its last millisecond, and would put a lock between report and ring.
 //! - [`class`] says of every code what is to be done: wait, set the record aside, wait for the
 //!   topic, or begin anew.
+//! - [`TransactionError`] says of a failed transaction whether to call again, abort, or begin anew.
+//! - [`offsets`] is the compacted topic in which exactly-once delivery keeps its position.
 //! - The connection's state goes to `edge_gateway_kafka_connected` and, when it changes, to the
 //!   log.
 //!
@@ -22,10 +24,14 @@
 
 mod context;
 mod error;
+mod murmur2;
+pub mod offsets;
 mod producer;
 mod properties;
+mod transactions;
 
 pub use context::Report;
 pub use error::{Class, class};
 pub use producer::{Message, Producer, SendRefused};
-pub use properties::{Mode, properties};
+pub use properties::{Mode, TRANSACTION_TIMEOUT, properties};
+pub use transactions::{TransactionClass, TransactionError};

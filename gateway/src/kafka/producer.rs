@@ -1,4 +1,4 @@
-//! The idempotent producer.
+//! The idempotent producer. What it has of transactions is in `transactions`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub struct SendRefused<'a> {
 /// An idempotent producer. It belongs to one thread. Dropping it gives up what is in flight: that
 /// may be delivered or not.
 pub struct Producer {
-    inner: BaseProducer<Context>,
+    pub(super) inner: BaseProducer<Context>,
 }
 
 impl fmt::Debug for Producer {
@@ -75,9 +75,23 @@ impl Producer {
     /// been served; for the others see [`class`](super::class).
     #[allow(clippy::result_large_err)] // the message goes back to its owner, on a path never hot
     pub fn send<'a>(&self, message: Message<'a>, opaque: usize) -> Result<(), SendRefused<'a>> {
+        self.send_to(None, message, opaque)
+    }
+
+    /// Like [`Producer::send`], to a partition of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Producer::send`].
+    #[allow(clippy::result_large_err)] // as above
+    pub fn send_to<'a>(
+        &self,
+        partition: Option<i32>,
+        message: Message<'a>,
+        opaque: usize,
+    ) -> Result<(), SendRefused<'a>> {
         let record = BaseRecord {
             topic: message.topic,
-            partition: None,
+            partition,
             payload: Some(message.value),
             key: message.key,
             timestamp: message.timestamp_ms,

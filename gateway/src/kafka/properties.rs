@@ -1,6 +1,8 @@
 //! The client's properties: defaults that suit a small board, then the user's, then those that
 //! guarantees rest on.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
@@ -25,6 +27,34 @@ pub enum Mode {
     Streaming,
     /// One message in flight at a time, without delay; a refusal concerns it alone.
     Single,
+    /// In transactions, many messages in flight.
+    Transactions,
+    /// In transactions, one message in flight at a time, without delay.
+    SingleInTransactions,
+}
+
+/// How long the broker lets a transaction be open: what a gateway that died leaves open hides
+/// later records of its partitions from `read_committed` consumers until then, or until it is back.
+/// Far above what a transaction takes, and what most clusters allow at most is 15 minutes.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+const SOCKET_TIMEOUT: &str = "socket.timeout.ms";
+
+/// What any client needs to reach the cluster: the user's properties, and who we are.
+pub(super) fn access(config: &Config) -> ClientConfig {
+    let kafka = &config.kafka;
+    let mut client = ClientConfig::new();
+    for (key, value) in &kafka.properties {
+        client.set(key, value);
+    }
+    client
+        .set("client.id", client_id(config))
+        .set("bootstrap.servers", kafka.brokers.join(","))
+        .set_log_level(RDKafkaLogLevel::Notice);
+    client
+}
+
+fn client_id(config: &Config) -> String {
+    format!("edge-gateway-{}", config.gateway.id)
 }
 
 /// The properties of a producer. They may hold secrets: never to be logged.
@@ -33,7 +63,7 @@ pub fn properties(config: &Config, mode: Mode) -> ClientConfig {
     let kafka = &config.kafka;
     let mut client = ClientConfig::new();
     client
-        .set("client.id", format!("edge-gateway-{}", config.gateway.id))
+        .set("client.id", client_id(config))
         .set("compression.codec", &kafka.compression)
         .set(
             "queue.buffering.max.ms",
@@ -69,6 +99,24 @@ pub fn properties(config: &Config, mode: Mode) -> ClientConfig {
     match mode {
         Mode::Streaming => client.set("enable.gapless.guarantee", "true"),
         Mode::Single => client.set("queue.buffering.max.ms", "0"),
+        Mode::Transactions => transactional(&mut client, config),
+        Mode::SingleInTransactions => {
+            transactional(&mut client, config).set("queue.buffering.max.ms", "0")
+        }
     };
     client
+}
+
+/// What transactions ask for. A refused message makes the transaction one to abort, so K2 holds
+/// without the gapless guarantee.
+fn transactional<'c>(client: &'c mut ClientConfig, config: &Config) -> &'c mut ClientConfig {
+    let timeout_ms = TRANSACTION_TIMEOUT.as_millis();
+    // librdkafka refuses one that outlasts a transaction.
+    let socket_ms = client.get(SOCKET_TIMEOUT).and_then(|ms| ms.parse().ok());
+    if socket_ms.is_some_and(|ms: u128| ms > timeout_ms) {
+        client.set(SOCKET_TIMEOUT, timeout_ms.to_string());
+    }
+    client
+        .set("transactional.id", &config.gateway.id)
+        .set("transaction.timeout.ms", timeout_ms.to_string())
 }

@@ -1,0 +1,377 @@
+//! One transaction after the other: what goes into the open one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::super::aside::{self, Reason};
+use super::super::backoff::{Backoff, Stop};
+use super::super::encode::{Encoder, Outgoing};
+use super::super::lane::Trouble;
+use super::super::topics::Topics;
+use super::super::{Flow, ForwarderContext, ForwarderError};
+use super::failure::Failure;
+use super::position::{self, Superseded};
+use crate::commit_log::CommitLog;
+use crate::config::{Config, Transactions};
+use crate::dead_letters::DeadLetters;
+use crate::kafka::offsets::OffsetsTopic;
+use crate::kafka::{Class, Producer, Report, class};
+use crate::metrics::Metrics;
+use crate::record::Offset;
+
+/// Most records of a transaction, all of which may be in flight: with a few hundred bytes of
+/// overhead each, some 20 MB. A drain fills it in about `transaction_interval`.
+pub(super) const RECORDS_MAX: usize = 20_000;
+/// Most memory they hold in the producer, one of any size allowed.
+const BYTES_MAX: usize = 16 << 20;
+/// Most records of a transaction that are sent alone: what a refusal costs the others.
+const ALONE_RECORDS_MAX: usize = 64;
+/// The number that the position is sent with; records have theirs from 0.
+pub(super) const POSITION_NUMBER: usize = usize::MAX;
+
+/// A producer that has the transactional id, and where its positions go.
+pub(super) struct Session<'c> {
+    pub(super) producer: Producer,
+    pub(super) topic: OffsetsTopic<'c>,
+    /// Records go out one each in a request.
+    pub(super) single: bool,
+}
+
+/// The open transaction.
+pub(super) struct Open {
+    /// What it begins with; the number of a record counts from here.
+    pub(super) first: Offset,
+    /// Behind what it holds.
+    pub(super) next: Offset,
+    pub(super) fingerprint: Option<u32>,
+    /// More markers of the last hole follow.
+    pub(super) midway: bool,
+    pub(super) due: Instant,
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+    pub(super) unreported: usize,
+    pub(super) by_topic: HashMap<u16, u64>,
+    /// When the first one received in this run was, on the monotonic clock.
+    pub(super) received_mono_ms: Option<u64>,
+}
+
+/// What is settled of records at and above the floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A dead letter: never to be sent again (E3).
+    SetAside,
+    /// Its timestamp was refused: to be sent without.
+    WithoutTimestamp,
+}
+
+/// See the module.
+pub(super) struct Sender<'c> {
+    pub(super) config: &'c Config,
+    pub(super) transactions: &'c Transactions,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) dead_letters: DeadLetters,
+    pub(super) log: CommitLog,
+    pub(super) stop: Stop,
+    pub(super) backoff: Backoff,
+    pub(super) received_here_from: Offset,
+    pub(super) encoder: Encoder,
+    pub(super) log_identity: String,
+    /// Random name of this process.
+    pub(super) instance: String,
+    pub(super) host: String,
+    pub(super) superseded: Vec<Superseded>,
+    /// A position of this process is in Kafka.
+    pub(super) claimed: bool,
+    /// The offsets topic was found as it must be, and nothing has spoken against it since.
+    pub(super) topic_is_known: bool,
+    /// The last producer was fenced.
+    pub(super) fenced: bool,
+    /// What a wait was told of last, so that it is told once.
+    pub(super) told: String,
+    pub(super) session: Option<Session<'c>>,
+    pub(super) floor: Offset,
+    pub(super) verdicts: BTreeMap<Offset, Verdict>,
+    /// Up to here records are sent alone: among them is one that Kafka refuses.
+    pub(super) alone_until: Offset,
+    pub(super) open: Option<Open>,
+    pub(super) failure: Option<Failure>,
+    pub(super) topics: Topics,
+    pub(super) reports: Vec<Report>,
+}
+
+impl<'c> Sender<'c> {
+    pub(super) fn new(
+        config: &'c Config,
+        transactions: &'c Transactions,
+        context: ForwarderContext,
+        grace: Duration,
+    ) -> Self {
+        let ForwarderContext {
+            log,
+            dead_letters,
+            metrics,
+            stop,
+            received_here_from,
+        } = context;
+        let log_identity = log.identity();
+        Self {
+            config,
+            transactions,
+            dead_letters,
+            stop: Stop::new(stop, grace),
+            backoff: Backoff::new(),
+            received_here_from,
+            encoder: Encoder::new(config, &log_identity),
+            log_identity,
+            instance: super::connect::random_name(),
+            host: super::connect::host_name(),
+            superseded: Vec::new(),
+            claimed: false,
+            topic_is_known: false,
+            fenced: false,
+            told: String::new(),
+            session: None,
+            floor: log.committed(),
+            log,
+            verdicts: BTreeMap::new(),
+            alone_until: Offset::ZERO,
+            open: None,
+            failure: None,
+            topics: Topics::new(Arc::clone(&metrics)),
+            metrics,
+            reports: Vec::new(),
+        }
+    }
+
+    /// Everything below is committed.
+    pub(super) fn floor(&self) -> Offset {
+        self.floor
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// When the open transaction is to be committed.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.open.as_ref().map(|open| open.due)
+    }
+
+    /// Takes what has gone wrong since the last call.
+    pub(super) fn take_failure(&mut self) -> Option<Failure> {
+        self.failure.take()
+    }
+
+    pub(super) fn note(&mut self, failure: Failure) {
+        self.failure = Some(match self.failure.take() {
+            Some(known) => known.joined(failure),
+            None => failure,
+        });
+    }
+
+    /// Adds a record or the marker of a hole to the open transaction, or to the next one if that is
+    /// full.
+    pub(super) fn forward(&mut self, outgoing: &Outgoing<'_>) -> Result<Flow, ForwarderError> {
+        let span = outgoing.span();
+        if self.is_full() && self.commit() == Flow::Break {
+            return Ok(Flow::Break);
+        }
+        if self.is_single() && span.first >= self.alone_until {
+            // All who were to be sent alone were: the stream goes on with another producer.
+            if self.commit() == Flow::Continue {
+                self.session = None;
+            }
+            return Ok(Flow::Break);
+        }
+        if self.begin(span.first) == Flow::Break {
+            return Ok(Flow::Break);
+        }
+        let is_settled = self.verdicts.get(&span.first) == Some(&Verdict::SetAside);
+        if !is_settled && !outgoing.is_note() {
+            let flow = self.send(outgoing)?;
+            if flow == Flow::Break {
+                return Ok(Flow::Break);
+            }
+        }
+        self.include(outgoing);
+        Ok(Flow::Continue)
+    }
+
+    pub(super) fn is_single(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.single)
+    }
+
+    fn is_full(&self) -> bool {
+        let records_max = if self.is_single() {
+            ALONE_RECORDS_MAX
+        } else {
+            RECORDS_MAX
+        };
+        self.open.as_ref().is_some_and(|open| {
+            let full = open.records >= records_max || open.bytes >= BYTES_MAX;
+            // The markers of a hole go together: no position lies between them.
+            !open.midway && (full || Instant::now() >= open.due)
+        })
+    }
+
+    /// Begins a transaction if none is open.
+    pub(super) fn begin(&mut self, first: Offset) -> Flow {
+        let Some(session) = &self.session else {
+            return Flow::Break;
+        };
+        if self.open.is_some() {
+            return Flow::Continue;
+        }
+        if let Err(error) = session.producer.begin_transaction() {
+            self.note(Failure::of(error));
+            return Flow::Break;
+        }
+        self.open = Some(Open {
+            first,
+            next: first,
+            fingerprint: None,
+            midway: false,
+            due: Instant::now() + self.transactions.interval,
+            records: 0,
+            bytes: 0,
+            unreported: 0,
+            by_topic: HashMap::new(),
+            received_mono_ms: None,
+        });
+        Flow::Continue
+    }
+
+    /// The position moves behind what was sent or set aside.
+    fn include(&mut self, outgoing: &Outgoing<'_>) {
+        let Some(open) = &mut self.open else { return };
+        let span = outgoing.span();
+        open.midway = span.more_follow;
+        if !span.more_follow {
+            open.next = span.last.plus(1);
+        }
+        open.records += 1;
+        open.fingerprint = match outgoing {
+            Outgoing::Record(record) => {
+                if record.offset >= self.received_here_from {
+                    open.received_mono_ms.get_or_insert(record.received.mono_ms);
+                }
+                Some(position::fingerprint(record))
+            }
+            Outgoing::Hole { .. } => None,
+        };
+    }
+
+    /// Sends it; alone, waits for its report too.
+    fn send(&mut self, outgoing: &Outgoing<'_>) -> Result<Flow, ForwarderError> {
+        let span = outgoing.span();
+        let without_timestamp = self.verdicts.get(&span.first) == Some(&Verdict::WithoutTimestamp);
+        let (Some(session), Some(open)) = (&self.session, &mut self.open) else {
+            return Ok(Flow::Break);
+        };
+        let encoded = match self.encoder.encode(outgoing) {
+            Ok(encoded) => encoded,
+            Err(undeliverable) => {
+                self.set_aside(outgoing, undeliverable.reason, &undeliverable.detail)?;
+                return Ok(Flow::Continue);
+            }
+        };
+        let mut message = encoded.message;
+        if without_timestamp {
+            message.timestamp_ms = None;
+        }
+        let topic = self.topics.number(message.topic);
+        // The distance fits: a transaction holds few slots, and a hole's width counts once.
+        let number = usize::try_from(span.first.since(open.first)).unwrap_or(POSITION_NUMBER);
+        // Its bounds lie below those of librdkafka's queue, so there is room.
+        match session.producer.send(message, number) {
+            Ok(()) => {
+                open.bytes += encoded.bytes;
+                open.unreported += 1;
+                *open.by_topic.entry(topic).or_default() += 1;
+            }
+            Err(refused) => {
+                let code = refused.code;
+                return self.not_taken(outgoing, code);
+            }
+        }
+        if self.is_single() {
+            return self.alone(outgoing, without_timestamp);
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// The client did not take a record: it concerns the record alone, or the transaction.
+    fn not_taken(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        code: RDKafkaErrorCode,
+    ) -> Result<Flow, ForwarderError> {
+        match class(code) {
+            Class::Record(reason) => {
+                let detail = format!("Kafka's client refuses the record: {code}");
+                self.set_aside(outgoing, reason, &detail)?;
+                Ok(Flow::Continue)
+            }
+            Class::Fatal => {
+                self.probe(code);
+                Ok(Flow::Break)
+            }
+            Class::Timestamp | Class::Transient | Class::Topic => {
+                self.note(Failure::Abort(Trouble::of(code, None)));
+                Ok(Flow::Break)
+            }
+        }
+    }
+
+    /// Waits for the report of a record that was sent alone. One that is refused is settled here,
+    /// and its transaction is aborted for it.
+    fn alone(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        without_timestamp: bool,
+    ) -> Result<Flow, ForwarderError> {
+        if self.until_reported() == Flow::Continue {
+            return Ok(Flow::Continue);
+        }
+        let Some(Failure::Abort(Trouble { code, class, .. })) = self.failure else {
+            return Ok(Flow::Break);
+        };
+        let reason = match class {
+            Class::Record(reason) => reason,
+            Class::Timestamp if without_timestamp => "invalid_timestamp",
+            Class::Timestamp => {
+                let offset = outgoing.span().first;
+                self.verdicts.insert(offset, Verdict::WithoutTimestamp);
+                return Ok(Flow::Break);
+            }
+            Class::Transient | Class::Topic | Class::Fatal => return Ok(Flow::Break),
+        };
+        self.set_aside(
+            outgoing,
+            reason,
+            &format!("Kafka refuses the record: {code}"),
+        )?;
+        Ok(Flow::Break)
+    }
+
+    /// Makes a record a dead letter, durably; the position may then move over it (E3).
+    fn set_aside(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        reason: &str,
+        detail: &str,
+    ) -> Result<(), ForwarderError> {
+        let reason = Reason {
+            reason,
+            detail,
+            topic: self.encoder.topic(),
+        };
+        aside::set_aside(&self.dead_letters, &self.log_identity, outgoing, reason)?;
+        let offset = outgoing.span().first;
+        self.verdicts.insert(offset, Verdict::SetAside);
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! The life of a transaction once something is in it: reports, commit, abort.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::super::Flow;
+use super::super::headers::TimeText;
+use super::super::in_flight::Span;
+use super::super::lane::Trouble;
+use super::failure::Failure;
+use super::position::Position;
+use super::sender::{POSITION_NUMBER, Sender};
+use crate::clock;
+use crate::kafka::{Class, Message, Report, TransactionClass, class};
+
+/// Waits for reports: they are looked at, less and less often while nothing comes.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// Waits grow to this while a report may come at any moment: it is latency of every transaction.
+const PAUSE_SHORT: Duration = Duration::from_millis(2);
+/// How long a report may come at any moment.
+const SOON: Duration = Duration::from_millis(200);
+/// Longest transactional call: between them a stop is seen.
+const COMMIT_CALL: Duration = Duration::from_secs(1);
+/// An abort first waits for reports, which nobody serves meanwhile.
+const ABORT_CALL: Duration = Duration::from_millis(20);
+/// How long reports are waited for before a transaction is aborted, to look for the topics and the
+/// cluster anew: `topic_wait`, within these. Half of what the broker leaves it.
+const REPORTS_WITHIN_MIN: Duration = Duration::from_secs(5);
+const REPORTS_WITHIN_MAX: Duration = Duration::from_secs(30);
+/// How long an abort may take before the producer is given up; a new one aborts too.
+const ABORT_WITHIN: Duration = Duration::from_secs(5);
+const ABANDON_WITHIN: Duration = Duration::from_secs(1);
+impl Sender<'_> {
+    /// Takes the reports that have come.
+    pub(super) fn serve(&mut self) {
+        let Some(session) = &self.session else { return };
+        let mut reports = std::mem::take(&mut self.reports);
+        session.producer.serve(&mut reports);
+        let fatal = session.producer.is_fatal();
+        for report in reports.drain(..) {
+            self.book(report);
+        }
+        self.reports = reports;
+        if fatal && !matches!(self.failure, Some(Failure::Anew { .. })) {
+            self.probe(RDKafkaErrorCode::Fatal);
+        }
+    }
+
+    fn book(&mut self, report: Report) {
+        let Some(open) = &mut self.open else { return };
+        open.unreported = open.unreported.saturating_sub(1);
+        let Some(code) = report.error else { return };
+        let span = (report.opaque != POSITION_NUMBER)
+            .then(|| Span::one(open.first.plus(report.opaque as u64)));
+        self.note(Failure::Abort(Trouble::of(code, span)));
+    }
+
+    /// Asks why the transaction can't go on; `code` is what made us ask.
+    pub(super) fn probe(&mut self, code: RDKafkaErrorCode) {
+        let failed = self
+            .session
+            .as_ref()
+            .and_then(|session| session.producer.transaction_failure());
+        match failed {
+            Some(error) => self.note(Failure::of(error)),
+            None if code == RDKafkaErrorCode::NoError => {}
+            None => self.note(Failure::Abort(Trouble::of(code, None))),
+        }
+    }
+
+    /// Waits until every message of the transaction is reported delivered.
+    pub(super) fn until_reported(&mut self) -> Flow {
+        let began = Instant::now();
+        let topic_wait = self.config.kafka.topic_wait;
+        let within = topic_wait.clamp(REPORTS_WITHIN_MIN, REPORTS_WITHIN_MAX);
+        let mut pause = PAUSE_MIN;
+        loop {
+            let before = self.unreported();
+            self.serve();
+            if self.failure.is_some() || self.stop.is_over() {
+                return Flow::Break;
+            }
+            if self.unreported() == 0 {
+                return Flow::Continue;
+            }
+            if began.elapsed() >= within {
+                let code = RDKafkaErrorCode::MessageTimedOut;
+                self.note(Failure::Abort(Trouble::of(code, None)));
+                return Flow::Break;
+            }
+            if self.unreported() < before {
+                pause = PAUSE_MIN;
+            }
+            thread::sleep(pause);
+            let soon = began.elapsed() < SOON;
+            pause = (pause * 2).min(if soon { PAUSE_SHORT } else { PAUSE_MAX });
+            if !soon {
+                // Messages whose partition could not be added get no report until the abort.
+                self.probe(RDKafkaErrorCode::NoError);
+            }
+        }
+    }
+
+    fn unreported(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.unreported)
+    }
+
+    /// Commits the open transaction, if any, with its position (E1). On [`Flow::Break`] it is still
+    /// open, or its outcome is not known.
+    pub(super) fn commit(&mut self) -> Flow {
+        if self.open.is_none() {
+            return Flow::Continue;
+        }
+        if self.send_position() == Flow::Break || self.until_reported() == Flow::Break {
+            return Flow::Break;
+        }
+        loop {
+            let Some(session) = &self.session else {
+                return Flow::Break;
+            };
+            match session.producer.commit_transaction(COMMIT_CALL) {
+                Ok(()) => break,
+                Err(error) if error.class == TransactionClass::Again => self.serve(),
+                Err(error) => {
+                    self.note(Failure::anew(error));
+                    return Flow::Break;
+                }
+            }
+            if self.stop.is_over() {
+                return Flow::Break;
+            }
+        }
+        self.settle();
+        Flow::Continue
+    }
+
+    fn send_position(&mut self) -> Flow {
+        let (Some(session), Some(open)) = (&self.session, &mut self.open) else {
+            return Flow::Break;
+        };
+        let position = Position {
+            log: self.log_identity.clone(),
+            offset: open.next.get(),
+            fingerprint: open.fingerprint,
+            instance: self.instance.clone(),
+            host: self.host.clone(),
+            time: TimeText::default().of(clock::wall_ms()).to_owned(),
+            superseded: self.superseded.clone(),
+        };
+        let value = serde_json::to_vec(&position).expect("texts and numbers are always JSON");
+        let message = Message {
+            topic: session.topic.name(),
+            key: Some(&self.config.gateway.id),
+            value: &value,
+            timestamp_ms: None,
+            headers: None,
+        };
+        let partition = Some(session.topic.partition);
+        match session
+            .producer
+            .send_to(partition, message, POSITION_NUMBER)
+        {
+            Ok(()) => {
+                open.unreported += 1;
+                Flow::Continue
+            }
+            Err(refused) => {
+                let code = refused.code;
+                match class(code) {
+                    Class::Fatal => self.probe(code),
+                    Class::Record(_) | Class::Timestamp | Class::Transient | Class::Topic => {
+                        self.note(Failure::Abort(Trouble::of(code, None)));
+                    }
+                }
+                Flow::Break
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        self.floor = open.next;
+        self.log.commit(open.next);
+        self.verdicts = self.verdicts.split_off(&open.next);
+        for (topic, records) in open.by_topic {
+            self.topics.delivered(topic, records);
+        }
+        if let Some(received_ms) = open.received_mono_ms {
+            let duration = Duration::from_millis(clock::mono_ms().saturating_sub(received_ms));
+            let histogram = &self.metrics.delivery_duration;
+            histogram.observe(duration.as_secs_f64());
+        }
+        self.backoff.reset();
+        self.told.clear();
+    }
+
+    /// Goes back to the floor after a failure; the session is gone where a new one is needed.
+    pub(super) fn recover(&mut self, failure: Failure) {
+        match failure {
+            Failure::Anew { code, text, fenced } => {
+                tracing::warn!(%code, text, offset = %self.floor, "the Kafka producer begins anew");
+                self.fenced |= fenced;
+                self.session = None;
+                self.open = None;
+                self.backoff.wait(&mut self.stop);
+            }
+            Failure::Abort(trouble) => self.start_over(trouble),
+        }
+    }
+
+    fn start_over(&mut self, trouble: Trouble) {
+        let until = self.open.as_ref().map_or(self.floor, |open| open.next);
+        let aborted = self.abort(ABORT_WITHIN);
+        // What came to light meanwhile may be the cause.
+        let trouble = match self.failure.take() {
+            Some(Failure::Abort(later)) => trouble.joined(later),
+            Some(Failure::Anew { fenced, .. }) => {
+                self.fenced |= fenced;
+                trouble
+            }
+            None => trouble,
+        };
+        let code = trouble.code;
+        tracing::warn!(%code, offset = %self.floor, "a transaction was aborted; once more from here");
+        self.open = None;
+        // Without an answer the topics, the offsets topic among them, are looked for anew.
+        let mut keep = aborted && code != RDKafkaErrorCode::MessageTimedOut;
+        match trouble.class {
+            Class::Record(_) | Class::Timestamp => {
+                let refused_until = trouble.refused_until.unwrap_or(until.plus(1));
+                self.alone_until = self.alone_until.max(refused_until);
+                keep &= self.is_single();
+            }
+            Class::Transient | Class::Topic | Class::Fatal => {
+                self.topic_is_known = false;
+                self.backoff.wait(&mut self.stop);
+            }
+        }
+        if !keep {
+            self.session = None;
+        }
+    }
+
+    /// Aborts the open transaction. False if that did not succeed; a new producer will.
+    fn abort(&mut self, within: Duration) -> bool {
+        let give_up = Instant::now() + within;
+        loop {
+            let Some(session) = &self.session else {
+                return false;
+            };
+            match session.producer.abort_transaction(ABORT_CALL) {
+                Ok(()) => return true,
+                Err(error) if error.class == TransactionClass::Again => {
+                    if Instant::now() >= give_up {
+                        return false;
+                    }
+                }
+                Err(error) => {
+                    self.note(Failure::of(error));
+                    return false;
+                }
+            }
+            self.serve();
+        }
+    }
+
+    /// Leaves the open transaction to the next producer, which aborts it.
+    pub(super) fn forget_open(&mut self) {
+        self.open = None;
+    }
+
+    /// Gives up at the end of the grace period. What is open is aborted if Kafka answers, so that
+    /// it hides nothing from consumers.
+    pub(super) fn abandon(&mut self) {
+        if self.open.is_some() {
+            self.abort(ABANDON_WITHIN);
+        }
+    }
+}
