@@ -10,10 +10,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -39,6 +42,15 @@ pub enum Security<'a> {
     Tls(&'a Certs),
     /// TLS, and SCRAM-SHA-256 or SCRAM-SHA-512 as [`SCRAM_USER`].
     ScramTls(&'a Certs),
+    /// The same, and the user may do what [`Kafka::allow`] has allowed; the plain listener's anyone
+    /// may do everything.
+    Authorized(&'a Certs),
+}
+
+impl Security<'_> {
+    fn has_users(&self) -> bool {
+        matches!(self, Self::ScramTls(_) | Self::Authorized(_))
+    }
 }
 
 /// A broker.
@@ -153,19 +165,81 @@ impl Kafka {
         for (key, value) in config {
             topic = topic.set(key, value);
         }
-        let admin: AdminClient<DefaultClientContext> =
-            self.client_config().create().expect("valid");
-        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime without drivers starts");
-        let results = runtime
-            .block_on(admin.create_topics([&topic], &options))
-            .unwrap_or_else(|e| panic!("create topic {name}: {e}"));
+        let results =
+            self.admin(async |admin, options| admin.create_topics([&topic], options).await);
         for result in results {
             result.unwrap_or_else(|(topic, code)| panic!("create topic {topic}: {code}"));
         }
         self.wait_for_leaders(name, partitions);
+    }
+
+    /// Deletes a topic.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn delete_topic(&self, name: &str) {
+        let results =
+            self.admin(async |admin, options| admin.delete_topics(&[name], options).await);
+        for result in results {
+            result.unwrap_or_else(|(topic, code)| panic!("delete topic {topic}: {code}"));
+        }
+    }
+
+    /// Sets one property of a topic, the others to their defaults.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn configure_topic(&self, name: &str, key: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(name)).set(key, value);
+        let results =
+            self.admin(async |admin, options| admin.alter_configs([&change], options).await);
+        for result in results {
+            result.unwrap_or_else(|(topic, code)| panic!("configure topic {topic:?}: {code}"));
+        }
+    }
+
+    /// A property of a topic.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    #[must_use]
+    pub fn topic_property(&self, name: &str, key: &str) -> Option<String> {
+        let topic = ResourceSpecifier::Topic(name);
+        let results =
+            self.admin(async |admin, options| admin.describe_configs([&topic], options).await);
+        let found = results.into_iter().next().expect("one was asked for");
+        let found = found.unwrap_or_else(|code| panic!("describe topic {name}: {code}"));
+        found.get(key).and_then(|entry| entry.value.clone())
+    }
+
+    /// Allows [`SCRAM_USER`] everything on what `arguments` of `kafka-acls` name, such as
+    /// `--topic telemetry`.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn allow(&self, arguments: &[&str]) {
+        let mut command = java("org.apache.kafka.tools.AclCommand");
+        command
+            .args(["--bootstrap-server", &self.bootstrap()])
+            .args(["--add", "--operation", "All", "--allow-principal"])
+            .arg(format!("User:{SCRAM_USER}"))
+            .args(arguments);
+        let mut process = Process::start("acls", command, self.dir.path(), None);
+        let status = process.wait(READY_WITHIN);
+        assert!(status.success(), "kafka-acls {arguments:?}: {status}");
+    }
+
+    fn admin<T, F>(&self, ask: F) -> Vec<T>
+    where
+        F: AsyncFnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> KafkaResult<Vec<T>>,
+    {
+        let admin = self.client_config().create().expect("valid");
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime without drivers starts");
+        let asked = runtime.block_on(ask(&admin, &options));
+        asked.unwrap_or_else(|error| panic!("Kafka's administration: {error}"))
     }
 
     /// Has Java's own producer send a record with each of `keys`, which hold neither a tab nor the
@@ -235,7 +309,7 @@ impl Kafka {
                 "--config",
             ])
             .arg(self.properties_path());
-        if matches!(security, Security::ScramTls(_)) {
+        if security.has_users() {
             for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
                 let user = format!("{mechanism}=[name={SCRAM_USER},password={SCRAM_PASSWORD}]");
                 command.args(["--add-scram", &user]);
@@ -261,7 +335,6 @@ impl Kafka {
              controller.listener.names=CONTROLLER\n\
              inter.broker.listener.name=PLAIN\n\
              log.dirs={}\n\
-             auto.create.topics.enable=false\n\
              num.network.threads=2\n\
              num.io.threads=4\n\
              background.threads=2\n\
@@ -275,11 +348,15 @@ impl Kafka {
             data.display()
         );
         let (kind, secured) = match security {
-            Security::Plain => ("", String::new()),
-            Security::Tls(certs) => ("SSL", tls_properties(certs, "required")),
+            Security::Plain => ("", NO_AUTO_CREATE.to_owned()),
+            Security::Tls(certs) => ("SSL", tls_properties(certs, "required") + NO_AUTO_CREATE),
             Security::ScramTls(certs) => (
                 "SASL_SSL",
-                tls_properties(certs, "none") + &scram_properties(),
+                tls_properties(certs, "none") + &scram_properties() + NO_AUTO_CREATE,
+            ),
+            Security::Authorized(certs) => (
+                "SASL_SSL",
+                tls_properties(certs, "none") + &scram_properties() + AUTHORIZER,
             ),
         };
         text.push_str(&secured);
@@ -310,6 +387,12 @@ fn tls_properties(certs: &Certs, client_auth: &str) -> String {
         certs.ca.display(),
     )
 }
+
+const NO_AUTO_CREATE: &str = "auto.create.topics.enable=false\n";
+/// Topics are created by whoever asks for them, as is Kafka's default.
+const AUTHORIZER: &str = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+     super.users=User:ANONYMOUS\n\
+     auto.create.topics.enable=true\n";
 
 fn scram_properties() -> String {
     let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";

@@ -19,6 +19,7 @@
 //! | [`random`] | chance that can be had again |
 //! | [`frame`] | frames of the shim link, whole and damaged |
 //! | [`gateway`], [`sim`] | the programs under test |
+//! | [`ce_ids`] | counts Kafka's records by the offset in the gateway's log |
 //! | [`oracle`] | reads Kafka back: lost, duplicated, out of order |
 //! | [`certs`] | a certificate authority for one test |
 
@@ -27,6 +28,7 @@
     allow(clippy::unwrap_used, reason = "a test that fails says where")
 )]
 
+pub mod ce_ids;
 pub mod certs;
 pub mod fault_disk;
 pub mod frame;
