@@ -34,7 +34,8 @@ pub(super) const HEADER_BYTES: usize = 80;
 pub(super) const ALIGN: u64 = 8;
 /// The format that this code writes, and the newest it reads.
 pub(super) const FORMAT_VERSION: u8 = 1;
-const MAGIC: [u8; 4] = *b"EGLB";
+/// The first bytes of a batch.
+pub(super) const MAGIC: [u8; 4] = *b"EGLB";
 
 /// What a batch holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

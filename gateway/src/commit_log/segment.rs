@@ -129,14 +129,37 @@ impl BatchReader {
         accept: impl Fn(&Header) -> bool,
     ) -> io::Result<Option<Found>> {
         position = position.next_multiple_of(ALIGN);
-        while position + (batch::HEADER_BYTES as u64) <= limit {
+        loop {
+            position = self.next_magic(position, limit)?;
+            if position + (batch::HEADER_BYTES as u64) > limit {
+                return Ok(None);
+            }
             match self.look(position, limit)? {
                 Look::Batch(found) if accept(&found.header) => return Ok(Some(found)),
                 Look::Batch(found) => position += found.bytes as u64,
                 Look::Nothing | Look::Newer(_) | Look::Older(_) => position += ALIGN,
             }
         }
-        Ok(None)
+    }
+
+    /// The first place from `position` on that begins like a batch, `limit` if there is none. Most
+    /// of what is searched is empty, or inside of batches: not worth a full look at each place.
+    fn next_magic(&mut self, mut position: u64, limit: u64) -> io::Result<u64> {
+        const PLACE: usize = ALIGN as usize;
+        while position + (batch::HEADER_BYTES as u64) <= limit {
+            self.fill(position, batch::HEADER_BYTES, limit)?;
+            let mut places = self.at(position).chunks_exact(PLACE);
+            let skipped = places.len();
+            if let Some(found) = places.position(|place| place.starts_with(&batch::MAGIC)) {
+                return Ok(position + (found * PLACE) as u64);
+            }
+            if skipped == 0 {
+                // The file is shorter than it was.
+                return Ok(limit);
+            }
+            position += (skipped * PLACE) as u64;
+        }
+        Ok(limit)
     }
 
     /// The content of the batch that the last [`BatchReader::look`] has found, unpacked. `None` if
