@@ -37,6 +37,9 @@ pub(super) const FORMAT_VERSION: u8 = 1;
 /// The first bytes of a batch.
 pub(super) const MAGIC: [u8; 4] = *b"EGLB";
 
+/// No log gets as far: a million records a second for a thousand centuries.
+pub(super) const OFFSET_MAX: Offset = Offset::new(1 << 62);
+
 /// What a batch holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -62,6 +65,13 @@ impl Header {
     /// Offset behind the last record.
     pub(super) fn end(&self) -> Offset {
         self.base.plus(u64::from(self.count))
+    }
+
+    /// Whether a log can have written this: delivered is at most what was synced, synced is what
+    /// lies before the batch, and numbers have room to grow. A good checksum doesn't promise it: a
+    /// board's bad memory is sealed with the rest.
+    fn is_possible(&self) -> bool {
+        self.committed <= self.synced && self.synced <= self.base && self.base <= OFFSET_MAX
     }
 }
 
@@ -185,6 +195,9 @@ pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
         },
         content,
     };
+    if !header.is_possible() {
+        return Parsed::Nothing;
+    }
     Parsed::Whole {
         header,
         content: &bytes[HEADER_BYTES..len],
@@ -324,6 +337,23 @@ mod tests {
             parse(&batch, batch.len() as u64, IDENTITY ^ 1),
             Parsed::Nothing
         );
+    }
+
+    #[test]
+    fn a_header_that_contradicts_itself_is_not_believed() {
+        let changes: [fn(&mut Header); 3] = [
+            |header| header.committed = header.synced.plus(1),
+            |header| header.synced = header.base.plus(1),
+            |header| header.base = Offset::new(u64::MAX - 1),
+        ];
+        for change in changes {
+            let mut header = header();
+            change(&mut header);
+            let mut batch = vec![0; HEADER_BYTES];
+            seal(&header, &mut batch);
+            let parsed = parse(&batch, batch.len() as u64, IDENTITY);
+            assert_eq!(parsed, Parsed::Nothing, "{header:?}");
+        }
     }
 
     #[test]

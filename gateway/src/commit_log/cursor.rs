@@ -204,8 +204,12 @@ impl Cursor {
             }
             let step = match located {
                 Located::Nowhere | Located::Removed { .. } => return Ok(None),
-                Located::Sealed { segment, next } => self.read(segment, segment.bytes, next)?,
-                Located::Tail { segment, position } => self.read(segment, position, synced)?,
+                Located::Sealed { segment, next } => {
+                    self.read(segment, segment.bytes, next, synced)?
+                }
+                Located::Tail { segment, position } => {
+                    self.read(segment, position, synced, synced)?
+                }
             };
             match step {
                 Step::Again => {}
@@ -296,7 +300,13 @@ impl Cursor {
     }
 
     /// Reads on in `segment`, whose readable part ends at `limit` and with offset `end`.
-    fn read(&mut self, segment: Segment, limit: u64, end: Offset) -> Result<Step, ReadError> {
+    fn read(
+        &mut self,
+        segment: Segment,
+        limit: u64,
+        end: Offset,
+        synced: Offset,
+    ) -> Result<Step, ReadError> {
         let position = self.position;
         let path = segment::path(&self.shared.dir, segment.base);
         let failed = |source| ReadError {
@@ -325,7 +335,9 @@ impl Cursor {
             open.reader.forget();
         }
         let from_here = |header: &batch::Header| {
-            header.base >= segment.base && header.base < end && header.end() > position
+            // Whatever it claims, it can't reach beyond what is synced (I1).
+            let within = header.base >= segment.base && header.base < end;
+            within && header.end() > position && header.end() <= synced
         };
         let found = match open.reader.look(open.position, limit).map_err(failed)? {
             Look::Batch(found) if header_precedes(&found, segment, position) => {

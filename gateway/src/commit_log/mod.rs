@@ -436,7 +436,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         let open_counter = tail
             .as_ref()
             .map_or(slot.open_counter, |tail| tail.open_counter)
-            + 1;
+            .saturating_add(1);
         let tail = match tail {
             Some(tail) => tail,
             None => self.first_segment(&slot, open_counter, &mut recovered.listing.segments)?,

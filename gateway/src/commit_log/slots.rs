@@ -19,6 +19,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::batch::OFFSET_MAX;
 use super::fs::{self, File, Fs};
 use crate::record::Offset;
 
@@ -117,7 +118,7 @@ impl Slots {
 
     /// Writes the older slot. It is durable on return.
     pub(super) fn write(&mut self, slot: &Slot) -> io::Result<()> {
-        let counter = self.write_counter + 1;
+        let counter = self.write_counter.saturating_add(1);
         let position = (counter % 2) * SLOT_STRIDE;
         fs::write_all_at(&*self.file, &encode(counter, slot), position)?;
         self.file.sync_data()?;
@@ -186,7 +187,9 @@ fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<(u64, Content)> {
         synced: Offset::new(u64_at(40)),
         lineage: u64_at(48),
     };
-    Some((u64_at(8), Content::Slot(slot)))
+    // As with batches, a good checksum is not enough.
+    let possible = slot.committed <= slot.synced && slot.synced <= OFFSET_MAX;
+    possible.then(|| (u64_at(8), Content::Slot(slot)))
 }
 
 #[cfg(test)]
@@ -227,6 +230,16 @@ mod tests {
         fs::write_all_at(&*file, &[0xff], 33).expect("damage slot 0, the newer");
         let (_, found) = Slots::open(&RealFs, dir.path()).expect("open");
         assert_eq!(found, Some(slot(1)));
+    }
+
+    #[test]
+    fn a_slot_that_contradicts_itself_is_not_believed() {
+        assert!(decode(&encode(1, &slot(900))).is_some());
+        assert_eq!(
+            decode(&encode(1, &slot(901))),
+            None,
+            "more delivered than synced"
+        );
     }
 
     #[test]
