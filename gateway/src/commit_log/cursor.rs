@@ -94,6 +94,7 @@ pub struct Loss {
 pub struct Batch<'a> {
     content: &'a [u8],
     base: Offset,
+    end: Offset,
     from: Offset,
     /// The boot whose monotonic clock its records count in ([`crate::clock::boot_id`]).
     pub boot_id: u64,
@@ -104,11 +105,12 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// The records at and past the cursor's position.
     pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
-        let from = self.from;
+        let (from, end) = (self.from, self.end);
         // The checksum was good, so an entry that can't be read is impossible but for a bug; the
         // offsets behind it would then be missing from the run, which the forwarder notices.
         Entries::new(self.content, self.base)
             .flatten()
+            .take_while(move |record| record.offset < end)
             .filter(move |record| record.offset >= from)
     }
 }
@@ -287,6 +289,7 @@ impl Cursor {
             Some(content) => Item::Batch(Batch {
                 content,
                 base: found.header.base,
+                end: found.header.end(),
                 from,
                 boot_id: found.header.written.boot_id,
                 written_mono_ms: found.header.written.mono_ms,
