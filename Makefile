@@ -5,8 +5,9 @@
 # lint    format and clippy
 # demo    the main job in one terminal, 40 s: telemetry, an outage, a kill, and a table of what
 #         arrived. KAFKA=real runs it on Apache Kafka.
+# fuzz    every fuzz target for 20 s, or FUZZ_SECONDS; needs g++
 
-.PHONY: setup build test test-long lint demo
+.PHONY: setup build test test-long lint demo fuzz
 
 setup:
 	./tests/setup.sh
@@ -29,3 +30,6 @@ lint:
 demo: setup
 	cargo build --release --workspace --bins
 	target/release/demo --kafka $(or $(KAFKA),embedded)
+
+fuzz:
+	tests/fuzz/run.sh $(or $(FUZZ_SECONDS),20)
