@@ -1,0 +1,178 @@
+//! A log driven to commits of exactly so many records.
+//!
+//! With no commit interval the writer thread takes what is there as soon as it wakes, which may be
+//! one record of 32. So it is held back inside [`Observer::committed`], after it has told of a
+//! commit, until all records of the next one were appended: appender and writer still meet over two
+//! wake-ups a commit, as they do in the gateway.
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use edge_gateway::clock::SystemClock;
+use edge_gateway::commit_log::fs::RealFs;
+use edge_gateway::commit_log::{
+    CommitLog, CommitReport, Compression, Condition, Observer, Options, Progress,
+};
+
+use crate::error::BenchError;
+use crate::telemetry::Telemetry;
+
+/// Size of a segment: the default.
+pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
+/// Longest wait for a commit.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the log under test is opened.
+pub(crate) fn options(dir: &Path, bytes_max: u64) -> Options {
+    Options {
+        dir: dir.to_owned(),
+        bytes_max,
+        segment_bytes: SEGMENT_BYTES,
+        commit_interval: Duration::ZERO,
+        drop_oldest: false,
+        age_max: None,
+        compression: Compression::None,
+        clock: Arc::new(SystemClock::default()),
+        owner: "bench".to_owned(),
+    }
+}
+
+/// An observer of no opinion.
+#[derive(Debug)]
+pub(crate) struct Deaf;
+
+impl Observer for Deaf {
+    fn progress(&self, _progress: Progress) {}
+
+    fn committed(&self, _report: &CommitReport) {}
+
+    fn dropped(&self, _source: &str, _reason: &'static str, _records: u64) {}
+}
+
+/// Holds the writer thread back, and counts.
+#[derive(Debug, Default)]
+struct Gate {
+    inner: Mutex<Inner>,
+    opened: Condvar,
+    told: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Commits that may begin.
+    ready: u64,
+    /// Commits that were told of, and their bytes.
+    commits: u64,
+    bytes: u64,
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Watch(Arc<Gate>);
+
+impl Observer for Watch {
+    fn progress(&self, _progress: Progress) {}
+
+    fn committed(&self, report: &CommitReport) {
+        let mut inner = self.0.lock();
+        inner.commits += 1;
+        inner.bytes += report.bytes;
+        self.0.told.notify_one();
+        while inner.ready == 0 && !inner.closing {
+            let woken = self.0.opened.wait(inner);
+            inner = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.ready = inner.ready.saturating_sub(1);
+    }
+
+    fn dropped(&self, _source: &str, _reason: &'static str, _records: u64) {}
+}
+
+impl Gate {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.lock());
+        self.opened.notify_one();
+    }
+}
+
+/// The log and what feeds it.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    log: CommitLog,
+    gate: Arc<Gate>,
+    telemetry: Telemetry,
+    commits: u64,
+}
+
+impl Driver {
+    /// Opens a new log, and has it commit one record.
+    pub(crate) fn start(options: Options) -> Result<Self, BenchError> {
+        let gate = Arc::new(Gate::default());
+        let watch = Box::new(Watch(Arc::clone(&gate)));
+        let log = CommitLog::open(Arc::new(RealFs), options, watch, ())?.log;
+        let mut driver = Self {
+            log,
+            gate,
+            telemetry: Telemetry::new(),
+            commits: 1,
+        };
+        let first = driver.log.append(&driver.telemetry.record())?;
+        synced(&driver.log, first)?;
+        Ok(driver)
+    }
+
+    /// Commits `records` records as one batch, and then has them delivered if `deliver`.
+    pub(crate) fn commit(&mut self, records: usize, deliver: bool) -> Result<(), BenchError> {
+        let mut last = self.log.append(&self.telemetry.record())?;
+        for _ in 1..records {
+            last = self.log.append(&self.telemetry.record())?;
+        }
+        self.gate.change(|inner| inner.ready += 1);
+        self.commits += 1;
+        synced(&self.log, last)?;
+        if deliver {
+            self.log.commit(last.plus(1));
+        }
+        Ok(())
+    }
+
+    /// Bytes of all batches so far. Waits for the last one's report, which comes after its sync.
+    pub(crate) fn batch_bytes(&self) -> u64 {
+        let mut inner = self.gate.lock();
+        while inner.commits < self.commits {
+            let woken = self.gate.told.wait(inner);
+            inner = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.bytes
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.gate.change(|inner| inner.closing = true);
+        self.log.close();
+    }
+}
+
+/// Waits until `offset` is durable.
+pub(crate) fn synced(
+    log: &CommitLog,
+    offset: edge_gateway::record::Offset,
+) -> Result<(), BenchError> {
+    let progress = log.wait(offset, PATIENCE);
+    if progress.synced > offset {
+        return Ok(());
+    }
+    let why = match (progress.condition, log.failure()) {
+        (_, Some(failure)) => failure.to_string(),
+        (Condition::Running, None) => "it is too slow".to_owned(),
+        (Condition::Full, None) => "it is full".to_owned(),
+        (Condition::Poisoned | Condition::Closed, None) => "it was closed".to_owned(),
+    };
+    Err(BenchError::Stuck(why))
+}

@@ -1,0 +1,115 @@
+//! What the commit log costs, beside a raw loop that writes and syncs the same bytes on the same
+//! disk in the same minute: ratios, so that the figures mean something on any machine.
+//!
+//! Everything happens on an ext4 of its own, on a loop device whose counters see every byte and
+//! every flush, the file system's journal included ([`disk`]). The device lives in a mount namespace
+//! of the benchmark's own: however it ends, nothing is left behind. What is measured of memory, or
+//! with nothing in memory, is measured in a process of its own ([`backlog`]).
+//!
+//! `README.md` beside this file says how to read the table.
+
+mod backlog;
+mod commits;
+mod disk;
+mod driver;
+mod error;
+mod machine;
+mod raw;
+mod report;
+mod telemetry;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use disk::Disk;
+use error::BenchError;
+use report::Report;
+
+/// Measures the commit log against the disk it lies on.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// A directory on the disk to measure; needs 11 GiB free
+    #[arg(long, default_value = ".")]
+    on: PathBuf,
+    /// Where the figures go as JSON
+    #[arg(long, default_value = "bench.json")]
+    json: PathBuf,
+    /// Runs of everything
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Leave out what needs a backlog of 8 GiB
+    #[arg(long)]
+    short: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What the benchmark starts as processes of their own.
+#[derive(Clone, Debug, Subcommand)]
+enum Part {
+    /// All of it, inside the mount namespace
+    #[command(hide = true)]
+    Inside,
+    /// Fills a log
+    #[command(hide = true)]
+    Fill(backlog::Fill),
+    /// Opens a log
+    #[command(hide = true)]
+    Reopen(backlog::Place),
+    /// Reads a log
+    #[command(hide = true)]
+    Read(backlog::Place),
+    /// Fills a log, waits for a line, drains it
+    #[command(hide = true)]
+    FillAndDrain(backlog::Fill),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ended = match &arguments.part {
+        None => enter_namespace(),
+        Some(Part::Inside) => run(&arguments),
+        Some(Part::Fill(fill)) => backlog::fill(fill),
+        Some(Part::Reopen(place)) => backlog::reopen(place),
+        Some(Part::Read(place)) => backlog::read(place),
+        Some(Part::FillAndDrain(fill)) => backlog::fill_and_drain(fill),
+    };
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{}", error::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs this program once more, where its mounts are its own.
+fn enter_namespace() -> Result<ExitCode, BenchError> {
+    let itself = std::env::current_exe().map_err(BenchError::io("find this program"))?;
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .arg(itself)
+        .args(std::env::args_os().skip(1))
+        .arg("inside")
+        .status()
+        .map_err(BenchError::io("start unshare"))?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, BenchError> {
+    let machine = machine::describe(&arguments.on)?;
+    println!("{machine}");
+    let mut report = Report::new(machine);
+    let disk = Disk::make(&arguments.on, backlog::DISK_BYTES)?;
+    commits::measure(&disk, arguments.rounds, &mut report)?;
+    backlog::measure(&disk, arguments.rounds, arguments.short, &mut report)?;
+    println!("{report}");
+    report.write(&arguments.json)?;
+    Ok(ExitCode::SUCCESS)
+}
