@@ -5,6 +5,8 @@ pub mod sender;
 mod state;
 
 #[cfg(test)]
+mod same_session_tests;
+#[cfg(test)]
 mod tests;
 
 pub use state::LinkState;

@@ -83,6 +83,10 @@ struct World {
 
 impl World {
     fn new(first: u32) -> Self {
+        Self::with(Config::new(0, 7), first)
+    }
+
+    fn with(config: Config, first: u32) -> Self {
         let stored = Some(super::LinkState {
             session: 7,
             next: first,
@@ -90,7 +94,7 @@ impl World {
         });
         Self {
             now_ms: 0,
-            sender: Sender::starting_at(Config::new(0, 7), first),
+            sender: Sender::starting_at(config, first),
             up: Line::default(),
             down: Line::default(),
             gateway_decoder: Decoder::new(),
@@ -254,6 +258,26 @@ proptest! {
     }
 
     #[test]
+    fn what_a_one_way_device_loses_is_counted_to_the_message(
+        first in prop_oneof![Just(0), Just(u32::MAX - 20), any::<u32>()],
+        faults in proptest::collection::vec(fault(), 0..400),
+    ) {
+        let one_way = Config { one_way: true, ..Config::new(0, 7) };
+        let mut world = World::with(one_way, first);
+        // A damaged end takes the next frame with it.
+        for fault in faults.into_iter().chain([Fault::None; 2]) {
+            world.step(Step::Push);
+            world.step(Step::Send(fault));
+            world.step(Step::Commit);
+        }
+        let pushed = world.sender.next_sequence().wrapping_sub(first);
+        let places: Vec<u32> = world.log.iter().map(|(_, s)| s.wrapping_sub(first)).collect();
+        prop_assert!(places.is_sorted_by(|a, b| a < b), "{:?}", places);
+        prop_assert_eq!(places.last(), Some(&(pushed - 1)));
+        prop_assert_eq!(places.len() as u64 + world.gaps, u64::from(pushed));
+    }
+
+    #[test]
     fn across_reboots_each_session_is_stored_once_and_in_order(
         steps in proptest::collection::vec(
             prop_oneof![20 => step(), 1 => Just(Step::Reboot)], 0..400),
@@ -268,4 +292,54 @@ proptest! {
         let last = (world.sender.session(), world.sender.next_sequence() - 1);
         prop_assert_eq!(world.log.last(), Some(&last));
     }
+}
+
+/// A line of 9600 baud takes 8.6 s for eight messages of 1 KiB: far longer than the shortest timer.
+#[test]
+fn a_window_slower_on_the_line_than_the_timer_is_sent_once_however_late_its_ack() {
+    const MESSAGES: u32 = 24;
+    let config = Config {
+        bits_per_second: 9_600,
+        ..Config::new(0, 7)
+    };
+    let mut sender = Sender::<24, 1024>::new(config);
+    for _ in 0..MESSAGES {
+        sender.push(Kind::Opaque, &[0x55; 1024]).expect("fits");
+    }
+    let (mut receiver, mut decoder) = (Receiver::new(0, None), Decoder::<1037>::new());
+    let (mut now_ms, mut taken) = (0, Vec::new());
+    let mut out = [0; FRAME_BYTES_MAX];
+    while sender.held() > 0 {
+        match sender.poll(now_ms, &mut out).expect("fits") {
+            Action::Send(used) => {
+                now_ms += used as u64 * 10 * 1000 / 9_600;
+                sender.transmitted(now_ms);
+                for &byte in &out[..used] {
+                    if let Outcome::Frame(frame) = decoder.push(byte)
+                        && let Verdict::Take(take) = receiver.receive(&frame)
+                    {
+                        receiver.taken(&take);
+                        taken.push(take);
+                    }
+                }
+            }
+            // The whole window is out: only now does the gateway commit.
+            Action::Wait(until_ms) => {
+                now_ms = until_ms - 1;
+                for take in taken.drain(..) {
+                    receiver.committed(&take);
+                }
+                let header = receiver.ack(now_ms).expect("a commit is acknowledged");
+                let used = encode(header, &[], &mut out).expect("fits");
+                let mut device = Decoder::<21>::new();
+                let (_, Outcome::Frame(ack)) = device.take(&out[..used]) else {
+                    panic!("an ACK is one frame");
+                };
+                assert!(matches!(sender.hear(&ack, now_ms), Heard::Acknowledged(_)));
+            }
+            Action::Idle => panic!("{} messages are held and none is due", sender.held()),
+        }
+    }
+    assert_eq!(sender.resent(), 0);
+    assert_eq!(sender.next_sequence(), MESSAGES);
 }
