@@ -323,7 +323,7 @@ impl Gateway {
             };
             match kind {
                 SourceKind::Serial(serial) => {
-                    tasks.spawn(source::serial::run(serial, context));
+                    tasks.spawn(source::serial::run(*serial, context));
                 }
                 SourceKind::Mqtt(mqtt) => {
                     tasks.spawn(source::mqtt::run(*mqtt, context));

@@ -154,7 +154,7 @@ fn summary(config: &Config) -> String {
     let _ = writeln!(text, "  gateway  {}", config.gateway.id);
     for source in &config.sources {
         let what = match &source.kind {
-            SourceKind::Serial(serial) => format!("serial {}", serial.device.display()),
+            SourceKind::Serial(serial) => format!("serial {}", serial.device),
             SourceKind::Mqtt(mqtt) => format!("MQTT {}:{}", mqtt.host, mqtt.port),
         };
         let _ = writeln!(text, "  source   {}: {what}", source.name);

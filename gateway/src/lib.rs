@@ -21,7 +21,7 @@
 //!
 //! # Map
 //! [`app`] starts and drains everything · [`config`], [`cli`], [`logging`], [`probe`] ·
-//! [`record`], [`clock`], [`state`], [`registry`] · [`source`] · [`ingest`] · [`commit_log`] · [`dead_letters`] ·
+//! [`record`], [`clock`], [`state`], [`registry`] · [`source`], [`framing`] · [`ingest`] · [`commit_log`] · [`dead_letters`] ·
 //! [`forwarder`] · [`kafka`] · [`http`], [`metrics`]
 
 pub mod app;
@@ -31,6 +31,7 @@ pub mod commit_log;
 pub mod config;
 pub mod dead_letters;
 pub mod forwarder;
+pub mod framing;
 pub mod http;
 pub mod ingest;
 pub mod kafka;

@@ -9,7 +9,9 @@ mod mqtt;
 
 use std::time::Duration;
 
-use crate::config::{Config, Serial, Source, SourceKind};
+use crate::config::{Config, Source, SourceKind};
+use crate::source;
+use crate::source::serial::port::OpenError;
 
 /// Longest wait for one answer. Chosen by eye: a broker that takes longer is not healthy.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,8 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The serial port cannot be opened.
-    #[error("cannot open the port")]
-    Serial(#[source] tokio_serial::Error),
+    #[error(transparent)]
+    Serial(#[from] OpenError),
     /// The MQTT broker did not take the connection.
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttProbeError),
@@ -43,15 +45,7 @@ pub fn all(config: &Config) -> impl Iterator<Item = (String, Result<String, Prob
 
 fn probe(source: &Source) -> Result<String, ProbeError> {
     match &source.kind {
-        SourceKind::Serial(serial) => open(serial),
+        SourceKind::Serial(serial) => Ok(source::serial::port::probe(serial)?),
         SourceKind::Mqtt(mqtt) => Ok(mqtt::probe(mqtt)?),
     }
-}
-
-fn open(serial: &Serial) -> Result<String, ProbeError> {
-    tokio_serial::new(serial.device.to_string_lossy(), serial.baud_rate)
-        .timeout(TIMEOUT)
-        .open()
-        .map(|_| format!("{} opens", serial.device.display()))
-        .map_err(ProbeError::Serial)
 }

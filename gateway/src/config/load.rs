@@ -13,7 +13,9 @@ use tracing_subscriber::EnvFilter;
 use super::nearest::nearest;
 use super::report::{ConfigError, Mistake, Mistakes, Place};
 use super::tree::{Section, Value};
-use super::{Buffer, Config, Gateway, Http, Log, LogFormat, WhenFull, kafka, routes, sources};
+use super::{
+    Buffer, Config, Gateway, Http, Log, LogFormat, Serial, WhenFull, kafka, routes, serial, sources,
+};
 use crate::commit_log::Compression;
 
 const MIB: u64 = 1 << 20;
@@ -46,15 +48,31 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// [`ConfigError::Invalid`], with all mistakes of the text.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    read(text, path, config)
+}
+
+/// Checks the keys of one serial source, where there is no configuration around it.
+///
+/// # Errors
+/// [`ConfigError::Invalid`], with all mistakes of the text.
+pub fn parse_serial(text: &str, path: &Path) -> Result<Serial, ConfigError> {
+    read(text, path, |section| serial::read(section, &mut |_| None))
+}
+
+fn read<T>(
+    text: &str,
+    path: &Path,
+    content: impl FnOnce(Section<'_>) -> T,
+) -> Result<T, ConfigError> {
     let mistakes = Mistakes::default();
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         add_syntax_error(text, error, &mistakes);
     }
-    let config = config(Section::root(document.get_ref(), &mistakes));
+    let content = content(Section::root(document.get_ref(), &mistakes));
     let mistakes: Vec<Mistake> = mistakes.into_report(path, text);
     if mistakes.is_empty() {
-        Ok(config)
+        Ok(content)
     } else {
         Err(ConfigError::Invalid { mistakes })
     }

@@ -8,10 +8,10 @@ mod kafka;
 mod load;
 mod mqtt;
 mod nearest;
-mod not_yet;
 mod properties;
 mod report;
 mod routes;
+mod serial;
 mod sources;
 mod tree;
 mod units;
@@ -21,8 +21,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use load::{load, parse};
+pub use load::{load, parse, parse_serial};
 pub use report::{ConfigError, Mistake};
+pub use serial::{Device, FlowControl, Parity, Rs485, Serial, UsbMatch};
 
 use crate::commit_log::Compression;
 use crate::forwarder::route::{Route, Template};
@@ -71,61 +72,9 @@ pub struct Source {
 #[derive(Clone, Debug)]
 pub enum SourceKind {
     /// `type = "serial"`
-    Serial(Serial),
+    Serial(Box<Serial>),
     /// `type = "mqtt"`
     Mqtt(Box<Mqtt>),
-}
-
-/// A serial line.
-#[derive(Clone, Debug)]
-pub struct Serial {
-    /// A tty, a PTY, or a stable link to one.
-    pub device: PathBuf,
-    /// Bits a second.
-    pub baud_rate: u32,
-    /// 5 to 8.
-    pub data_bits: u8,
-    /// Parity bit.
-    pub parity: Parity,
-    /// 1 or 2.
-    pub stop_bits: u8,
-    /// Flow control.
-    pub flow_control: FlowControl,
-    /// How the byte stream is cut into frames.
-    pub framing: Framing,
-    /// Largest payload of a frame, in bytes.
-    pub frame_bytes_max: usize,
-}
-
-/// Parity bit of a serial line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parity {
-    /// None.
-    None,
-    /// Odd.
-    Odd,
-    /// Even.
-    Even,
-}
-
-/// Flow control of a serial line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlowControl {
-    /// None.
-    None,
-    /// XON/XOFF.
-    Software,
-    /// RTS/CTS.
-    Hardware,
-}
-
-/// How frames are found in a serial byte stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// Shim link v1, with ACKs.
-    Shim,
-    /// Text lines, ended by LF or CRLF.
-    Lines,
 }
 
 /// A subscription to an MQTT broker.

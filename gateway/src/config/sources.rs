@@ -1,22 +1,17 @@
-//! `[sources.<name>]`: what all kinds have in common, and the serial ones.
+//! `[sources.<name>]`: what all kinds have in common.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
+use super::serial::{self, Device};
 use super::tree::{Section, Value};
-use super::{Buffer, FlowControl, Framing, Gateway, Parity, Serial, Source, SourceKind, mqtt};
+use super::{Buffer, Gateway, Source, SourceKind, mqtt};
 use crate::record::SourceName;
-
-/// Largest payload of a frame of the shim link (DESIGN §7).
-const SHIM_BYTES_MAX: u64 = 1024;
-/// Largest text line. Chosen by eye: far beyond what instruments print, small beside a segment.
-const LINE_BYTES_MAX: u64 = 16 << 10;
 
 /// What sources are read beside: other sections, and what other sources have taken already.
 pub(super) struct Context<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) buffer: &'a Buffer,
-    devices: BTreeMap<PathBuf, String>,
+    devices: BTreeMap<String, String>,
     sessions: BTreeMap<(String, u16, String), String>,
 }
 
@@ -58,7 +53,10 @@ fn source(name: &str, value: &Value<'_>, context: &mut Context<'_>) -> Option<So
         .and_then(|value| value.choice(&[("serial", Kind::Serial), ("mqtt", Kind::Mqtt)]))
         .or_else(|| likely(&mut section))?;
     let kind = match kind {
-        Kind::Serial => SourceKind::Serial(serial(name, section, context)),
+        Kind::Serial => {
+            let mut taken = |device: &Device| context.take_device(name, device);
+            SourceKind::Serial(Box::new(serial::read(section, &mut taken)))
+        }
         Kind::Mqtt => SourceKind::Mqtt(Box::new(mqtt::read(name, section, context))),
     };
     let name = checked.ok()?;
@@ -67,113 +65,14 @@ fn source(name: &str, value: &Value<'_>, context: &mut Context<'_>) -> Option<So
 
 /// What a source without a good `type` most likely is, so that its other mistakes are found too.
 fn likely(section: &mut Section<'_>) -> Option<Kind> {
-    match (section.get("device"), section.get("url")) {
+    match (
+        section.get("device").or(section.get("usb")),
+        section.get("url"),
+    ) {
         (Some(_), None) => Some(Kind::Serial),
         (None, Some(_)) => Some(Kind::Mqtt),
         (None, None) | (Some(_), Some(_)) => None,
     }
-}
-
-fn serial(name: &str, mut section: Section<'_>, context: &mut Context<'_>) -> Serial {
-    let device = section
-        .required(
-            "device",
-            "device = \"/dev/serial/by-id/usb-FTDI_FT232R-if00-port0\"",
-        )
-        .and_then(|value| device(name, &value, context));
-    let baud_rate = number(section.get("baud_rate"), 50, 4_000_000).unwrap_or(115_200);
-    let data_bits = section.get("data_bits");
-    let stop_bits = number(section.get("stop_bits"), 1, 2).unwrap_or(1);
-    let parity = section.get("parity").and_then(|value| {
-        value.choice(&[
-            ("none", Parity::None),
-            ("odd", Parity::Odd),
-            ("even", Parity::Even),
-        ])
-    });
-    let flow_control = section.get("flow_control");
-    let framing = section
-        .required("framing", "framing = \"shim\" or framing = \"lines\"")
-        .and_then(|value| framing(&value))
-        .unwrap_or(Framing::Lines);
-    let frame_bytes_max = frame_bytes_max(section.get("frame_bytes_max"), framing);
-    if let Some(dedupe) = section.get("dedupe") {
-        dedupe.wrong(
-            "is for MQTT sources",
-            "leave it out: the shim link's acknowledgements rest on its sequence numbers, and other \
-             framings have nothing to tell a repetition by",
-        );
-    }
-    let serial = Serial {
-        device: device.unwrap_or_default(),
-        baud_rate,
-        data_bits: data_bits_of(data_bits, framing),
-        parity: parity.unwrap_or(Parity::None),
-        stop_bits,
-        flow_control: flow_control_of(flow_control, framing),
-        framing,
-        frame_bytes_max,
-    };
-    section.finish();
-    serial
-}
-
-/// A device that no other source has, by whatever links both name it.
-fn device(name: &str, value: &Value<'_>, context: &mut Context<'_>) -> Option<PathBuf> {
-    let path = value.path("/dev/ttyUSB0")?;
-    let real = std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
-    if let Some(other) = context.devices.insert(real, name.to_owned()) {
-        let what = format!(
-            "{} is the device of source {other:?} already",
-            path.display()
-        );
-        value.wrong(what, "give each serial source a device of its own");
-        return None;
-    }
-    Some(path)
-}
-
-fn framing(value: &Value<'_>) -> Option<Framing> {
-    if value.is_table() {
-        value.not_yet();
-        return None;
-    }
-    value.choice(&[("shim", Framing::Shim), ("lines", Framing::Lines)])
-}
-
-fn frame_bytes_max(value: Option<Value<'_>>, framing: Framing) -> usize {
-    let most = match framing {
-        Framing::Shim => SHIM_BYTES_MAX,
-        Framing::Lines => LINE_BYTES_MAX,
-    };
-    number(value, 1, most).unwrap_or(1024)
-}
-
-/// Frames of the shim link are bytes of 8 bits.
-fn data_bits_of(value: Option<Value<'_>>, framing: Framing) -> u8 {
-    let least = match framing {
-        Framing::Shim => 8,
-        Framing::Lines => 5,
-    };
-    number(value, least, 8).unwrap_or(8)
-}
-
-/// XON/XOFF would take two byte values out of a binary stream.
-fn flow_control_of(value: Option<Value<'_>>, framing: Framing) -> FlowControl {
-    let chosen = value.as_ref().and_then(|value| {
-        value.choice(&[
-            ("none", FlowControl::None),
-            ("software", FlowControl::Software),
-            ("hardware", FlowControl::Hardware),
-        ])
-    });
-    if let (Some(value), Some(FlowControl::Software), Framing::Shim) = (&value, chosen, framing) {
-        value.wrong(
-            "software flow control does not go with binary frames",
-            "write \"none\" or \"hardware\"",
-        );
-    }
-    chosen.unwrap_or(FlowControl::None)
 }
 
 /// A whole number within bounds that fit `T`.
@@ -187,6 +86,16 @@ pub(super) fn number<T: TryFrom<u64>>(
 }
 
 impl Context<'_> {
+    /// Notes a serial device; returns the source that has the same one.
+    pub(super) fn take_device(&mut self, name: &str, device: &Device) -> Option<String> {
+        let real = match device {
+            Device::Path(path) => std::fs::canonicalize(path).map(Device::Path),
+            Device::Usb(_) => Ok(device.clone()),
+        };
+        let real = real.as_ref().unwrap_or(device);
+        self.devices.insert(real.to_string(), name.to_owned())
+    }
+
     /// Notes an MQTT session; returns the source that has the same one at the same broker.
     pub(super) fn take_session(
         &mut self,

@@ -123,6 +123,17 @@ const CASES: &[Case] = &[
     ("[sources.press]", "frame_bytes_max = 1025", "sources.press.frame_bytes_max", "out of range", "from 1 to 1024"),
     ("[sources.press]", "data_bits = 7", "sources.press.data_bits", "out of range", "8"),
     ("[sources.press]", "flow_control = \"software\"", "sources.press.flow_control", "binary frames", "hardware"),
+    ("[sources.press]", "framing = \"cobs\"\nflow_control = \"software\"", "sources.press.flow_control", "binary frames", "hardware"),
+    ("[sources.press]", "framing = \"lines\"\nrs485 = true\nflow_control = \"hardware\"", "sources.press.flow_control", "both need RTS", "none"),
+    ("[sources.press]", "rs485 = \"yes\"", "sources.press.rs485", "is text where true or false", "true"),
+    ("[sources.press]", "rs485 = { delay_after = \"1 s\" }", "sources.press.rs485.delay_after", "out of range", "100 ms"),
+    ("[sources.press]", "framing = { start = \"/\" }", "sources.press.framing", "lacks an end", "end ="),
+    ("[sources.press]", "framing = { idle = \"5 ms\", end = \"!\" }", "sources.press.framing", "is not a framing", "idle ="),
+    ("[sources.press]", "framing = { idle = \"0 ms\" }", "sources.press.framing.idle", "out of range", "1 ms"),
+    ("[sources.press]", "framing = { end = \"\" }", "sources.press.framing.end", "no delimiter", "1 to 16 bytes"),
+    ("[sources.press]", "framing = { ende = \"!\" }", "sources.press.framing.ende", "not a known key", "end"),
+    ("[sources.press]", "checksum = \"nmea\"", "sources.press.checksum", "does not go with this framing", "lines"),
+    ("[sources.press]", "usb = { vid = \"0403\", pid = \"6001\" }", "sources.press.usb", "does not go with device", "one of the two"),
     ("[sources.city]", "url = \"http://b:1\"", "sources.city.url", "not an MQTT address", "mqtt://host:port"),
     ("[sources.city]", "url = \"127.0.0.1\"", "sources.city.url", "not a URL", "mqtt://host:port"),
     ("[sources.city]", "url = \"mqtt://u:p@b\"", "sources.city.url", "carries a user name", "password_file"),
@@ -159,13 +170,10 @@ const CASES: &[Case] = &[
     ("[kafka]", "transaction_interval = \"1 min\"", "kafka.transaction_interval", "out of range", "10 s"),
     ("[kafka]", "offsets_topic = \"telemetry\"", "kafka.offsets_topic", "is the topic of the records", "of its own"),
     ("[kafka]", "offsets_topic = \"a b\"", "kafka.offsets_topic", "not a topic of Kafka", "letters"),
-    // What the contract has and this version lacks.
     ("[buffer]", "age_max = \"7 dayz\"", "buffer.age_max", "not a duration", "\"250 ms\""),
     ("[buffer]", "age_max = \"5 s\"", "buffer.age_max", "out of range", "1 min"),
     ("[buffer]", "when_full = \"drop_oldes\"", "buffer.when_full", "not one of the allowed", "\"drop_oldest\""),
     ("[buffer]", "compression = \"lz5\"", "buffer.compression", "not one of the allowed", "\"lz4\""),
-    ("[sources.press]", "framing = \"cobs\"", "sources.press.framing", "not supported yet", "remove it"),
-    ("[sources.press]", "framing = { start = \"/\", end = \"!\" }", "sources.press.framing", "not supported yet", "remove it"),
 ];
 
 #[test]
@@ -275,6 +283,76 @@ fn sources_that_share_a_device_or_an_mqtt_session_are_refused() {
     let found = mistakes(&with("[sources.twin]", mqtt));
     assert_eq!(found[0].key, "sources.twin.client_id");
     assert!(found[0].what.contains("\"city\""), "{}", found[0]);
+}
+
+fn serial(lines: &str) -> Result<Serial, Vec<Mistake>> {
+    let section = format!("type = \"serial\"\n{lines}");
+    let config = parsed(&with("[sources.a]", &section))?;
+    match &config.sources[0].kind {
+        SourceKind::Serial(serial) => Ok(Serial::clone(serial)),
+        SourceKind::Mqtt(_) => unreachable!("sources are in the order of their names"),
+    }
+}
+
+#[test]
+fn every_framing_of_the_contract_is_read() {
+    use crate::framing::{Checksum, Framing};
+    let delimited = |start: &[u8], end: &[u8]| Framing::Delimited {
+        start: start.to_owned(),
+        end: end.to_owned(),
+    };
+    for (text, framing, checksum) in [
+        ("\"shim\"", Framing::Shim, None),
+        (
+            "\"lines\"\nchecksum = \"nmea\"",
+            Framing::Lines,
+            Some(Checksum::Nmea),
+        ),
+        ("\"cobs\"", Framing::Cobs, None),
+        ("\"slip\"\nchecksum = \"none\"", Framing::Slip, None),
+        ("\"length-u8\"", Framing::LengthU8, None),
+        ("\"length-u16-be\"", Framing::LengthU16Be, None),
+        (
+            "{ start = \"/\", end = \"!\" }\nchecksum = \"dsmr\"",
+            delimited(b"/", b"!"),
+            Some(Checksum::Dsmr),
+        ),
+        ("{ end = \"\\r\" }", delimited(b"", b"\r"), None),
+        (
+            "{ idle = \"5 ms\" }\nchecksum = \"modbus\"",
+            Framing::Idle(Duration::from_millis(5)),
+            Some(Checksum::Modbus),
+        ),
+    ] {
+        let read = serial(&format!("device = \"/dev/ttyS8\"\nframing = {text}")).expect(text);
+        assert_eq!((read.framing, read.checksum), (framing, checksum), "{text}");
+    }
+}
+
+#[test]
+fn a_port_may_be_named_by_its_usb_adapter_and_switch_a_transceiver() {
+    let lines = "usb = { vid = \"0403\", pid = \"6001\", serial = \"A1\", interface = 2 }\n\
+                 framing = \"lines\"\nrs485 = { echo = true, delay_after = \"2 ms\" }";
+    let read = serial(lines).expect("valid");
+    let name = "USB adapter 0403:6001 with serial number A1, interface 2";
+    assert_eq!(read.device.to_string(), name);
+    let rs485 = read.rs485.expect("switched on");
+    assert!(rs485.echo && rs485.delay_after == Duration::from_millis(2));
+    assert!(!rs485.rts_inverted && !rs485.termination);
+
+    let found = serial("usb = { vid = \"403\" }\nframing = \"lines\"").expect_err("no ids");
+    let keys: Vec<&str> = found.iter().map(|mistake| mistake.key.as_str()).collect();
+    assert!(
+        keys.contains(&"sources.a.usb.vid") && keys.contains(&"sources.a.usb.pid"),
+        "{keys:?}"
+    );
+    let twice = format!("{lines}\n[sources.b]\ntype = \"serial\"\n{lines}");
+    let found = serial(&twice).expect_err("one adapter for two sources");
+    assert!(
+        found[0].what.contains("is the device of source \"a\""),
+        "{}",
+        found[0]
+    );
 }
 
 #[test]
@@ -419,7 +497,7 @@ fn serial_defaults(config: &Config) -> String {
         SourceKind::Mqtt(_) => None,
     });
     let mut serial = serial.expect("a serial source").clone();
-    serial.device = PathBuf::new();
+    serial.device = Device::Path(PathBuf::new());
     format!("{serial:?}")
 }
 

@@ -15,7 +15,6 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::nearest::nearest;
-use super::not_yet;
 use super::report::{Mistakes, Place};
 use super::units;
 
@@ -300,10 +299,6 @@ impl<'a> Value<'a> {
         if let Some((_, meaning)) = allowed.iter().find(|(word, _)| *word == text) {
             return Some(*meaning);
         }
-        if not_yet::has_value(&self.key, text) {
-            self.not_yet();
-            return None;
-        }
         let near = nearest(text, allowed.iter().map(|(word, _)| *word))
             .map_or(String::new(), |near| format!("; did you mean {near:?}?"));
         let hint = format!("allowed: {}{near}", words.join(", "));
@@ -325,23 +320,18 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The value as a truth value.
+    pub(super) fn truth(&self) -> Option<bool> {
+        let DeValue::Boolean(truth) = self.value else {
+            self.wrong_type("true or false", "true");
+            return None;
+        };
+        Some(*truth)
+    }
+
     /// Whether the value is a table.
     pub(super) fn is_table(&self) -> bool {
         matches!(self.value, DeValue::Table(_))
-    }
-
-    /// The contract has this, this version doesn't.
-    pub(super) fn not_yet(&self) {
-        let what = match self.value {
-            DeValue::String(text) => format!("{text:?} is not supported yet"),
-            DeValue::Integer(_)
-            | DeValue::Float(_)
-            | DeValue::Boolean(_)
-            | DeValue::Datetime(_)
-            | DeValue::Array(_)
-            | DeValue::Table(_) => "is not supported yet".to_owned(),
-        };
-        self.wrong(what, "this version of the gateway lacks it; remove it");
     }
 
     fn quantity<T>(

@@ -2,14 +2,16 @@
 //! durable comes back. Nothing here waits.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use firmware_shim::link::LinkState;
 
-use super::lines::Lines;
+use super::framed::Framed;
 use super::shim::ShimLine;
 use super::wall::Look;
 use crate::commit_log::{AppendError, Progress};
-use crate::config::{Framing, Serial};
+use crate::config::Serial;
+use crate::framing::Framing;
 use crate::ingest::{NotCommitted, Ticket};
 use crate::metrics::SourceMetrics;
 use crate::record::{NewRecord, SourceName};
@@ -17,7 +19,7 @@ use crate::record::{NewRecord, SourceName};
 /// Where records go; it never waits.
 pub(super) type Sink<'a> = dyn Fn(&NewRecord<'_>) -> Result<Ticket, AppendError> + 'a;
 
-/// What both framings are made with.
+/// What every framing is made with.
 #[derive(Clone, Debug)]
 pub(super) struct Intake {
     pub(super) name: SourceName,
@@ -38,29 +40,55 @@ impl From<NotCommitted> for LogFailed {
 #[derive(Debug)]
 pub(super) enum Line {
     Shim(Box<ShimLine>),
-    Lines(Box<Lines>),
+    Framed(Box<Framed>),
 }
 
 impl Line {
     pub(super) fn new(config: &Serial, intake: Intake, links: &HashMap<u8, LinkState>) -> Self {
-        let bytes_max = config.frame_bytes_max;
+        let format = config.format();
         match config.framing {
-            Framing::Shim => Self::Shim(Box::new(ShimLine::new(intake, bytes_max, links))),
-            Framing::Lines => Self::Lines(Box::new(Lines::new(intake, bytes_max))),
+            Framing::Shim => Self::Shim(Box::new(ShimLine::new(
+                intake,
+                format.frame_bytes_max,
+                links,
+            ))),
+            Framing::Lines
+            | Framing::Cobs
+            | Framing::Slip
+            | Framing::LengthU8
+            | Framing::LengthU16Be
+            | Framing::Delimited { .. }
+            | Framing::Idle(_) => Self::Framed(Box::new(Framed::new(intake, &format))),
         }
     }
 
     pub(super) fn wants_bytes(&self) -> bool {
         match self {
             Self::Shim(_) => true,
-            Self::Lines(lines) => lines.wants_bytes(),
+            Self::Framed(framed) => framed.wants_bytes(),
         }
     }
 
     pub(super) fn feed(&mut self, bytes: &[u8], sink: &Sink<'_>) -> Result<(), LogFailed> {
         match self {
             Self::Shim(shim) => shim.feed(bytes, sink),
-            Self::Lines(lines) => lines.feed(bytes, sink),
+            Self::Framed(framed) => framed.feed(bytes, sink),
+        }
+    }
+
+    /// The silence that would change something now.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        match self {
+            Self::Shim(_) => None,
+            Self::Framed(framed) => framed.silence(),
+        }
+    }
+
+    /// The line was silent for that long.
+    pub(super) fn silent(&mut self, sink: &Sink<'_>) -> Result<(), LogFailed> {
+        match self {
+            Self::Shim(_) => Ok(()),
+            Self::Framed(framed) => framed.silent(sink),
         }
     }
 
@@ -72,9 +100,9 @@ impl Line {
     ) -> Result<(), LogFailed> {
         match self {
             Self::Shim(shim) => shim.resolve(progress).map_err(LogFailed::from),
-            Self::Lines(lines) => {
-                lines.resolve(progress)?;
-                lines.go_on(sink)
+            Self::Framed(framed) => {
+                framed.resolve(progress)?;
+                framed.go_on(sink)
             }
         }
     }
@@ -83,7 +111,7 @@ impl Line {
     pub(super) fn settle(&mut self, progress: &Progress) -> Result<(), LogFailed> {
         match self {
             Self::Shim(shim) => shim.resolve(progress)?,
-            Self::Lines(lines) => lines.resolve(progress)?,
+            Self::Framed(framed) => framed.resolve(progress)?,
         }
         Ok(())
     }
@@ -91,42 +119,42 @@ impl Line {
     pub(super) fn all_committed(&self) -> bool {
         match self {
             Self::Shim(shim) => shim.all_committed(),
-            Self::Lines(lines) => lines.all_committed(),
+            Self::Framed(framed) => framed.all_committed(),
         }
     }
 
     pub(super) fn clock_stepped(&mut self) {
         match self {
             Self::Shim(shim) => shim.clock_stepped(),
-            Self::Lines(_) => {}
+            Self::Framed(_) => {}
         }
     }
 
     pub(super) fn answer(&mut self, look: &Look, out: &mut Vec<u8>) {
         match self {
             Self::Shim(shim) => shim.answer(look, out),
-            Self::Lines(_) => {}
+            Self::Framed(_) => {}
         }
     }
 
     pub(super) fn answer_due_ms(&self, look: &Look) -> Option<u64> {
         match self {
             Self::Shim(shim) => shim.answer_due_ms(look),
-            Self::Lines(_) => None,
+            Self::Framed(_) => None,
         }
     }
 
     pub(super) fn line_lost(&mut self) {
         match self {
             Self::Shim(shim) => shim.line_lost(),
-            Self::Lines(lines) => lines.line_lost(),
+            Self::Framed(framed) => framed.line_lost(),
         }
     }
 
     pub(super) fn give_up(&mut self) {
         match self {
             Self::Shim(_) => {}
-            Self::Lines(lines) => lines.give_up(),
+            Self::Framed(framed) => framed.give_up(),
         }
     }
 }

@@ -1,28 +1,32 @@
 //! The serial source: a port, a framing, and the loop between them and the log.
 //!
 //! ```text
-//!  port ──bytes──▶ framing ──records──▶ ingest ──▶ log
+//!  port ──bytes──▶ line ──records──▶ ingest ──▶ log
 //!    ◀──outbox──── (shim: ACK, TIME) ◀──progress──┘
 //! ```
 //!
-//! [`shim`] and [`lines`], both a [`line`], hold all decisions and do no I/O; this loop reads, writes, and waits for
-//! whichever comes first. Reading never waits for writing: what is to be written sits in an outbox
-//! that is filled again only when it is empty.
+//! `shim` and `framed`, both a `line`, hold all decisions and do no I/O; this loop reads, writes, and
+//! waits for whichever comes first. Reading never waits for writing: what is to be written sits in an
+//! outbox that is filled again only when it is empty.
 //!
-//! - The port is opened when its device appears, and again when it returns, at least once a second;
-//!   `device` should be a stable path (`/dev/serial/by-id/…`). Link sessions are kept meanwhile.
-//! - A port that fails (EIO, ENXIO) or reads nothing at once is gone: closed and opened again.
-//! - A full log: `shim` takes no frames, so that devices hold and resend; `lines` stops reading.
+//! - The port is opened when its device appears, and again when it returns, within a quarter of a
+//!   second; `device` should be a stable path (`/dev/serial/by-id/…`), or `usb` say what to look for.
+//!   Link sessions are kept meanwhile.
+//! - A port that fails (EIO, ENXIO) or reads nothing at once is gone: closed and opened again. One
+//!   that does so for ever is said once, and tried on.
+//! - A full log: `shim` takes no frames, so that devices hold and resend; others stop reading.
 //! - A failed log ends the source. What it took and could not commit was never acknowledged.
 
+mod framed;
+mod holder;
 mod line;
-mod lines;
-mod port;
+pub mod port;
 #[cfg(test)]
 mod pty_tests;
 mod shim;
 #[cfg(test)]
 mod tests;
+mod usb;
 mod wall;
 
 use std::collections::HashMap;
@@ -30,11 +34,11 @@ use std::time::Duration;
 
 use firmware_shim::link::LinkState;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::line::{Intake, Line, LogFailed};
-use self::port::{OpenError, Port, PortLost};
+use self::port::{OpenError, Port, PortLost, Reader};
 use self::wall::{LOOK_INTERVAL_MS, WallClock};
 use super::{SourceContext, SourceError};
 use crate::clock;
@@ -46,8 +50,9 @@ use crate::record::SourceName;
 
 /// First wait before a port is opened again; it doubles to [`REOPEN_MAX`].
 const REOPEN_MIN: Duration = Duration::from_millis(50);
-/// Longest wait before a port is opened again: an operator who plugs it in sees it come up.
-const REOPEN_MAX: Duration = Duration::from_secs(1);
+/// Longest wait before a port is opened again: an operator who plugs it in sees it come up at once,
+/// and four looks a second at a path that isn't there cost nothing that could be measured.
+const REOPEN_MAX: Duration = Duration::from_millis(250);
 /// How long a stopping source waits for the commit of what it took. A log that is slower than that
 /// is full; devices still hold what was not acknowledged.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
@@ -131,6 +136,10 @@ struct SerialSource {
     outbox: Outbox,
     wall: WallClock,
     reopen: Duration,
+    /// When the last bytes came.
+    heard: Instant,
+    /// The port was lost and nothing has been read since.
+    dead: bool,
 }
 
 impl SerialSource {
@@ -145,6 +154,8 @@ impl SerialSource {
             outbox: Outbox::default(),
             wall: WallClock::default(),
             reopen: REOPEN_MIN,
+            heard: Instant::now(),
+            dead: false,
             config,
             wiring,
         }
@@ -164,7 +175,7 @@ impl SerialSource {
                         SessionEnd::Lost(lost) => self.lost(&lost, port).await,
                     }
                 }
-                Err(error) => self.report(&error, &mut failure),
+                Err(error) => self.report(error, &mut failure),
             }
             self.pause().await?;
         }
@@ -173,35 +184,43 @@ impl SerialSource {
     }
 
     fn opened(&mut self) {
-        tracing::info!(
-            source_name = %self.wiring.name,
-            device = %self.config.device.display(),
-            "serial port open"
-        );
+        let (source_name, device) = (&self.wiring.name, &self.config.device);
+        if self.dead {
+            tracing::debug!(%source_name, %device, "serial port open");
+        } else {
+            tracing::info!(%source_name, %device, "serial port open");
+        }
         self.wiring.metrics.connected.set(1);
         self.wiring.ready.send_replace(true);
     }
 
+    /// Says that the port is gone: once, not each time that one is opened which reads nothing.
     async fn lost(&mut self, lost: &PortLost, port: Port) {
-        tracing::warn!(
-            source_name = %self.wiring.name,
-            device = %self.config.device.display(),
-            error = lost as &dyn std::error::Error,
-            "serial port lost; opening it again as soon as it returns"
-        );
+        if !self.dead {
+            tracing::warn!(
+                source_name = %self.wiring.name,
+                device = %self.config.device,
+                error = lost as &dyn std::error::Error,
+                "serial port lost; opening it again as soon as it returns"
+            );
+        }
+        self.dead = true;
         self.line.line_lost();
         self.outbox.clear();
         port.close().await;
     }
 
-    /// Says why there is no port: once for each reason, not once a second.
-    fn report(&self, error: &OpenError, failure: &mut String) {
-        let reason = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
+    /// Says why there is no port: once for each reason, not with every look.
+    fn report(&mut self, error: OpenError, failure: &mut String) {
+        self.dead = false;
+        let cause = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+        let reason = format!("{error}: {cause}");
         if *failure != reason {
+            let error = error.with_holders();
             tracing::warn!(
                 source_name = %self.wiring.name,
-                error = error as &dyn std::error::Error,
-                "no serial port; trying again at least once a second"
+                error = &error as &dyn std::error::Error,
+                "no serial port; looking for it four times a second"
             );
             *failure = reason;
         }
@@ -226,9 +245,37 @@ impl SerialSource {
                     }
                 }
                 changed = self.progress.changed() => changed.map_err(|_| LogFailed)?,
-                () = sleep(wait) => {}
+                () = sleep(wait) => {
+                    if let Some(lost) = self.silence(&mut reader, &mut buffer).await? {
+                        return Ok(SessionEnd::Lost(lost));
+                    }
+                }
             }
         }
+    }
+
+    /// Tells the line of a silence that has lasted long enough. Bytes that came while this task was
+    /// kept from running were no silence.
+    async fn silence(
+        &mut self,
+        reader: &mut Reader<'_>,
+        buffer: &mut [u8],
+    ) -> Result<Option<PortLost>, LogFailed> {
+        let Some(silence) = self.line.silence() else {
+            return Ok(None);
+        };
+        if self.heard.elapsed() < silence {
+            return Ok(None);
+        }
+        match timeout(Duration::ZERO, reader.read(buffer)).await {
+            Ok(Ok(bytes)) => self.feed(&buffer[..bytes])?,
+            Ok(Err(lost)) => return Ok(Some(lost)),
+            Err(_elapsed) => {
+                let ingest = &self.wiring.ingest;
+                self.line.silent(&|record| ingest.try_append(record))?;
+            }
+        }
+        Ok(None)
     }
 
     /// Learns how far the log is.
@@ -254,11 +301,17 @@ impl SerialSource {
         }
         let due_ms = self.line.answer_due_ms(&look);
         let wait_ms = due_ms.map_or(LOOK_INTERVAL_MS, |at| at.saturating_sub(look.now_ms));
-        Ok(Duration::from_millis(wait_ms.clamp(1, LOOK_INTERVAL_MS)))
+        let wait = Duration::from_millis(wait_ms.clamp(1, LOOK_INTERVAL_MS));
+        Ok(match self.line.silence() {
+            Some(silence) => wait.min(silence.saturating_sub(self.heard.elapsed())),
+            None => wait,
+        })
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Result<(), LogFailed> {
         self.reopen = REOPEN_MIN;
+        self.heard = Instant::now();
+        self.dead = false;
         let ingest = &self.wiring.ingest;
         self.line.feed(bytes, &|record| ingest.try_append(record))
     }

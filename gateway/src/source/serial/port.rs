@@ -1,17 +1,29 @@
-//! The port itself: opened raw, for us alone, with the configured line settings.
+//! The port itself: found, opened raw, for us alone, with the configured line settings.
 //!
 //! Two calls of the underlying library are avoided because they block the calling thread: its
 //! flush is `tcdrain`, and a close with output pending waits up to 30 s for a device that holds
 //! the line. [`Port::close`] waits for the output a moment, then discards it.
+//!
+//! The driver's RS-485 mode is set through a second, short-lived descriptor: it belongs to the port,
+//! not to who opened it, and the library that reads and writes has no call for it.
 
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, OFlags, flock};
+use serial2::rs4xx::Rs485Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep};
-use tokio_serial::{ClearBuffer, DataBits, SerialPort, SerialStream, StopBits};
+use tokio_serial::{
+    ClearBuffer, DataBits, ErrorKind, SerialPort, SerialPortBuilder, SerialStream, StopBits,
+};
 
-use crate::config::{FlowControl, Parity, Serial};
+use super::holder::Holders;
+use super::usb;
+use crate::config::{Device, FlowControl, Parity, Rs485, Serial, UsbMatch};
 
 /// How long the output may take to leave before a port is closed.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
@@ -20,16 +32,94 @@ const DRAIN_CHECK: Duration = Duration::from_millis(5);
 
 /// Why there is no port.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open {}", device.display())]
-pub(super) struct OpenError {
-    device: PathBuf,
-    #[source]
-    source: tokio_serial::Error,
+pub enum OpenError {
+    /// Nothing that matches is plugged in.
+    #[error("{usb} is not plugged in")]
+    NoAdapter {
+        /// What was looked for.
+        usb: UsbMatch,
+    },
+    /// More than one port matches.
+    #[error("{usb} is any of {}; add serial or interface", ttys.join(", "))]
+    Ambiguous {
+        /// What was looked for.
+        usb: UsbMatch,
+        /// Names of the ttys.
+        ttys: Vec<String>,
+    },
+    /// The kernel's list of ttys cannot be read.
+    #[error("cannot look for {usb}")]
+    Sysfs {
+        /// What was looked for.
+        usb: UsbMatch,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another program has it.
+    #[error("{} is in use by {holders}", path.display())]
+    Busy {
+        /// The port.
+        path: PathBuf,
+        /// By whom, as far as known; looked up by [`OpenError::with_holders`].
+        holders: Holders,
+    },
+    /// The driver does not switch a transceiver.
+    #[error("the driver of {} has no such RS-485 mode", path.display())]
+    NoRs485 {
+        /// The port.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The system refused it, or a setting of it.
+    #[error("cannot open {}", path.display())]
+    Refused {
+        /// The port.
+        path: PathBuf,
+        /// Why.
+        source: tokio_serial::Error,
+    },
+}
+
+impl OpenError {
+    fn busy(path: &Path) -> Self {
+        Self::Busy {
+            path: path.to_owned(),
+            holders: Holders::default(),
+        }
+    }
+
+    fn refused(path: &Path, source: tokio_serial::Error) -> Self {
+        match source.kind() {
+            // The library's word for a port that is claimed, and for nothing else.
+            ErrorKind::NoDevice => Self::busy(path),
+            ErrorKind::InvalidInput | ErrorKind::Unknown | ErrorKind::Io(_) => Self::Refused {
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+
+    /// Looks up who has a port that is in use. That reads much of `/proc`: milliseconds.
+    #[must_use]
+    pub fn with_holders(self) -> Self {
+        match self {
+            Self::Busy { path, .. } => Self::Busy {
+                holders: Holders::of(&path),
+                path,
+            },
+            other @ (Self::NoAdapter { .. }
+            | Self::Ambiguous { .. }
+            | Self::Sysfs { .. }
+            | Self::NoRs485 { .. }
+            | Self::Refused { .. }) => other,
+        }
+    }
 }
 
 /// Why a port is no longer of use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PortLost {
+pub enum PortLost {
     /// It reads nothing, at once and for ever: the other end, or the adapter, is gone.
     #[error("the line was hung up")]
     HungUp,
@@ -40,7 +130,7 @@ pub(super) enum PortLost {
 
 /// An open port.
 #[derive(Debug)]
-pub(super) struct Port {
+pub struct Port {
     reader: ReadHalf<SerialStream>,
     writer: WriteHalf<SerialStream>,
 }
@@ -51,55 +141,27 @@ impl Port {
     /// Two gateways exclude each other by a lock that ends with the process. The kernel's own
     /// exclusive mode, which keeps others out as well, is left on except for a pseudo-terminal:
     /// there it would outlive a killed gateway for as long as anybody else has it open.
-    pub(super) fn open(config: &Serial) -> Result<Self, OpenError> {
-        Self::open_stream(config)
-            .map(|stream| {
-                let (reader, writer) = tokio::io::split(stream);
-                Self { reader, writer }
-            })
-            .map_err(|source| OpenError {
-                device: config.device.clone(),
-                source,
-            })
-    }
-
-    fn open_stream(config: &Serial) -> tokio_serial::Result<SerialStream> {
-        let path = std::fs::canonicalize(&config.device)?;
-        let builder = tokio_serial::new(path.to_string_lossy(), config.baud_rate)
-            .data_bits(match config.data_bits {
-                5 => DataBits::Five,
-                6 => DataBits::Six,
-                7 => DataBits::Seven,
-                _ => DataBits::Eight,
-            })
-            .parity(match config.parity {
-                Parity::None => tokio_serial::Parity::None,
-                Parity::Odd => tokio_serial::Parity::Odd,
-                Parity::Even => tokio_serial::Parity::Even,
-            })
-            .stop_bits(match config.stop_bits {
-                2 => StopBits::Two,
-                _ => StopBits::One,
-            })
-            .flow_control(match config.flow_control {
-                FlowControl::None => tokio_serial::FlowControl::None,
-                FlowControl::Software => tokio_serial::FlowControl::Software,
-                FlowControl::Hardware => tokio_serial::FlowControl::Hardware,
-            });
-        let mut stream = SerialStream::open(&builder)?;
-        if path.starts_with("/dev/pts") {
-            stream.set_exclusive(false)?;
-        }
-        Ok(stream)
+    ///
+    /// # Errors
+    /// [`OpenError`]; a port that is in use does not say by whom.
+    pub fn open(config: &Serial) -> Result<Self, OpenError> {
+        let path = find(&config.device)?;
+        let switched = config.rs485.map(|mode| switch(&path, mode)).transpose()?;
+        let stream =
+            open_stream(&path, config).map_err(|error| OpenError::refused(&path, error))?;
+        // Until here, since a port that nobody has open may forget its mode.
+        drop(switched);
+        let (reader, writer) = tokio::io::split(stream);
+        Ok(Self { reader, writer })
     }
 
     /// The two directions, to be used at the same time.
-    pub(super) fn halves(&mut self) -> (Reader<'_>, Writer<'_>) {
+    pub fn halves(&mut self) -> (Reader<'_>, Writer<'_>) {
         (Reader(&mut self.reader), Writer(&mut self.writer))
     }
 
     /// Lets the output leave, for at most half a second, and closes the port.
-    pub(super) async fn close(self) {
+    pub async fn close(self) {
         let stream = self.reader.unsplit(self.writer);
         let deadline = Instant::now() + DRAIN_MAX;
         while stream.bytes_to_write().is_ok_and(|bytes| bytes > 0) {
@@ -113,15 +175,133 @@ impl Port {
     }
 }
 
+/// Opens and closes a port; says how it is called.
+///
+/// # Errors
+/// [`OpenError`]; a port that is in use says by whom, as far as known.
+pub fn probe(config: &Serial) -> Result<String, OpenError> {
+    let open = || {
+        let path = find(&config.device)?;
+        let _switched = config.rs485.map(|mode| switch(&path, mode)).transpose()?;
+        match settings(&path, config).open() {
+            Ok(_port) => Ok(format!("{} opens", path.display())),
+            Err(error) => Err(OpenError::refused(&path, error)),
+        }
+    };
+    open().map_err(OpenError::with_holders)
+}
+
+/// The real path of the device, whatever it is called at the moment.
+fn find(device: &Device) -> Result<PathBuf, OpenError> {
+    let path = match device {
+        Device::Path(path) => path.clone(),
+        Device::Usb(usb) => find_usb(usb)?,
+    };
+    std::fs::canonicalize(&path).map_err(|error| OpenError::refused(&path, error.into()))
+}
+
+fn find_usb(usb: &UsbMatch) -> Result<PathBuf, OpenError> {
+    let usb = usb.clone();
+    match usb::find(Path::new(usb::SYSFS_TTYS), &usb) {
+        Ok(ttys) => match ttys.as_slice() {
+            [] => Err(OpenError::NoAdapter { usb }),
+            [tty] => Ok(Path::new("/dev").join(tty)),
+            [_, _, ..] => Err(OpenError::Ambiguous { usb, ttys }),
+        },
+        Err(source) => Err(OpenError::Sysfs { usb, source }),
+    }
+}
+
+fn open_stream(path: &Path, config: &Serial) -> tokio_serial::Result<SerialStream> {
+    let mut stream = SerialStream::open(&settings(path, config))?;
+    if path.starts_with("/dev/pts") {
+        stream.set_exclusive(false)?;
+    }
+    Ok(stream)
+}
+
+fn settings(path: &Path, config: &Serial) -> SerialPortBuilder {
+    tokio_serial::new(path.to_string_lossy(), config.baud_rate)
+        .data_bits(match config.data_bits {
+            5 => DataBits::Five,
+            6 => DataBits::Six,
+            7 => DataBits::Seven,
+            _ => DataBits::Eight,
+        })
+        .parity(match config.parity {
+            Parity::None => tokio_serial::Parity::None,
+            Parity::Odd => tokio_serial::Parity::Odd,
+            Parity::Even => tokio_serial::Parity::Even,
+        })
+        .stop_bits(match config.stop_bits {
+            2 => StopBits::Two,
+            _ => StopBits::One,
+        })
+        .flow_control(match config.flow_control {
+            FlowControl::None => tokio_serial::FlowControl::None,
+            FlowControl::Software => tokio_serial::FlowControl::Software,
+            FlowControl::Hardware => tokio_serial::FlowControl::Hardware,
+        })
+}
+
+/// Has the driver switch an RS-485 transceiver, on a port that nobody has claimed.
+fn switch(path: &Path, mode: Rs485) -> Result<serial2::SerialPort, OpenError> {
+    let claimed = claim(path).map_err(|error| OpenError::refused(path, error.into()))?;
+    let Some(file) = claimed else {
+        return Err(OpenError::busy(path));
+    };
+    let mut config = Rs485Config::new();
+    config.set_invert_rts(mode.rts_inverted);
+    config.set_full_duplex(mode.echo);
+    config.set_bus_termination(mode.termination);
+    config.set_delay_before_send(mode.delay_before);
+    config.set_delay_after_send(mode.delay_after);
+    let port = serial2::SerialPort::from(OwnedFd::from(file));
+    let set = port.set_rs4xx_mode(config).and_then(|()| {
+        // Not kept: the one who reads and writes takes the same lock.
+        flock(&port, FlockOperation::Unlock).map_err(std::io::Error::from)
+    });
+    match set {
+        Ok(()) => Ok(port),
+        Err(source) => Err(OpenError::NoRs485 {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Opens a port and locks it; `None` if somebody else has.
+fn claim(path: &Path) -> std::io::Result<Option<File>> {
+    let flags = OFlags::NOCTTY | OFlags::NONBLOCK;
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(i32::try_from(flags.bits()).expect("flags of open are an int"))
+        .open(path);
+    let file = match opened {
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => return Ok(None),
+        other => other?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The direction towards the gateway.
-pub(super) struct Reader<'a>(&'a mut ReadHalf<SerialStream>);
+#[derive(Debug)]
+pub struct Reader<'a>(&'a mut ReadHalf<SerialStream>);
 
 impl Reader<'_> {
     /// Waits for bytes and returns how many there were, at least one.
     ///
+    /// # Errors
+    /// [`PortLost`]; the port is to be closed.
+    ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, nothing was read.
-    pub(super) async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, PortLost> {
+    pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, PortLost> {
         match self.0.read(buffer).await {
             Ok(0) => Err(PortLost::HungUp),
             Ok(bytes) => Ok(bytes),
@@ -131,14 +311,18 @@ impl Reader<'_> {
 }
 
 /// The direction towards the devices.
-pub(super) struct Writer<'a>(&'a mut WriteHalf<SerialStream>);
+#[derive(Debug)]
+pub struct Writer<'a>(&'a mut WriteHalf<SerialStream>);
 
 impl Writer<'_> {
     /// Waits until the line takes some of `bytes` and returns how many.
     ///
+    /// # Errors
+    /// [`PortLost`]; the port is to be closed.
+    ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, nothing was written.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<usize, PortLost> {
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<usize, PortLost> {
         match self.0.write(bytes).await {
             Ok(0) => Err(PortLost::HungUp),
             Ok(written) => Ok(written),

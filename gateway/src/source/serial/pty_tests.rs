@@ -18,11 +18,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::line::LogFailed;
-use super::port::Port;
+use super::port::{OpenError, Port};
 use super::{SerialSource, Wiring};
 use crate::commit_log::fs::RealFs;
-use crate::commit_log::{CommitLog, CommitReport, Observer, Options, Progress, SEGMENT_BYTES_MIN};
-use crate::config::{FlowControl, Framing, Parity, Serial};
+use crate::commit_log::{
+    CommitLog, CommitReport, Item, Observer, Options, Progress, SEGMENT_BYTES_MIN,
+};
+use crate::config::{Device, FlowControl, Parity, Rs485, Serial};
+use crate::framing::Framing;
 use crate::ingest::Ingest;
 use crate::metrics::{Metrics, SourceMetrics, SourceReason};
 use crate::record::{Offset, SourceName};
@@ -227,13 +230,15 @@ fn name() -> SourceName {
 
 fn config(device: PathBuf, framing: Framing) -> Serial {
     Serial {
-        device,
+        device: Device::Path(device),
         baud_rate: 115_200,
         data_bits: 8,
         parity: Parity::None,
         stop_bits: 1,
         flow_control: FlowControl::None,
+        rs485: None,
         framing,
+        checksum: None,
         frame_bytes_max: 1024,
     }
 }
@@ -339,11 +344,153 @@ async fn a_line_without_an_end_is_rejected_and_the_next_one_is_stored() {
 async fn a_port_that_one_gateway_has_open_is_refused_to_another_until_it_is_closed() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = config(dir.path().join("tty"), Framing::Shim);
-    let _device = DeviceEnd::plug_in(&config.device);
+    let _device = DeviceEnd::plug_in(&dir.path().join("tty"));
     let first = Port::open(&config).expect("free");
-    assert!(Port::open(&config).is_err());
+    let refused = Port::open(&config).expect_err("in use");
+    assert!(matches!(refused, OpenError::Busy { .. }), "{refused:?}");
     first.close().await;
     assert!(Port::open(&config).is_ok());
+}
+
+#[tokio::test]
+async fn a_port_that_another_program_has_open_is_refused_with_its_name_and_process() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path().join("tty"), Framing::Shim);
+    let _device = DeviceEnd::plug_in(&dir.path().join("tty"));
+    let path = std::fs::canonicalize(dir.path().join("tty")).expect("there");
+    let tty = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .expect("free");
+    rustix::fs::flock(&tty, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    // The lock goes with the descriptor that the other program inherits.
+    let mut other = std::process::Command::new("sleep")
+        .arg("600")
+        .stdin(tty)
+        .spawn()
+        .expect("sleep");
+    let refused = Port::open(&config).expect_err("in use").with_holders();
+    other.kill().expect("it runs");
+    other.wait().expect("it ends");
+    let expected = format!(
+        "{} is in use by sleep (process {})",
+        path.display(),
+        other.id()
+    );
+    assert_eq!(refused.to_string(), expected);
+    assert!(Port::open(&config).is_ok());
+}
+
+#[tokio::test]
+async fn every_setting_of_a_line_reaches_the_terminal() {
+    use rustix::termios::{ControlModes, InputModes, tcgetattr};
+    let dir = tempfile::tempdir().expect("a directory");
+    let device = DeviceEnd::plug_in(&dir.path().join("tty"));
+    for (baud_rate, data_bits, parity, stop_bits, flow_control) in [
+        (4_000_000, 8, Parity::None, 1, FlowControl::None),
+        (9_600, 7, Parity::Even, 1, FlowControl::Software),
+        (123_456, 6, Parity::Odd, 2, FlowControl::Hardware),
+        (50, 5, Parity::None, 2, FlowControl::None),
+    ] {
+        let config = Serial {
+            baud_rate,
+            data_bits,
+            parity,
+            stop_bits,
+            flow_control,
+            ..config(dir.path().join("tty"), Framing::Lines)
+        };
+        let _port = Port::open(&config).expect("settings that a terminal takes");
+        let set = tcgetattr(&device.master).expect("a terminal");
+        assert_eq!(
+            (set.input_speed(), set.output_speed()),
+            (baud_rate, baud_rate)
+        );
+        // A pseudo-terminal keeps to 8 bits and no parity, whatever is asked of it.
+        let stop_bits_set = 1 + u8::from(set.control_modes.contains(ControlModes::CSTOPB));
+        assert_eq!(stop_bits_set, stop_bits);
+        let hardware = set.control_modes.contains(ControlModes::CRTSCTS);
+        let software = set
+            .input_modes
+            .contains(InputModes::IXON | InputModes::IXOFF);
+        assert_eq!(hardware, flow_control == FlowControl::Hardware);
+        assert_eq!(software, flow_control == FlowControl::Software);
+    }
+}
+
+#[tokio::test]
+async fn a_port_without_an_rs485_mode_is_refused_where_one_is_asked_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let _device = DeviceEnd::plug_in(&dir.path().join("tty"));
+    let config = Serial {
+        rs485: Some(Rs485::default()),
+        ..config(dir.path().join("tty"), Framing::Lines)
+    };
+    let refused = Port::open(&config).expect_err("a pseudo-terminal has no transceiver");
+    assert!(matches!(refused, OpenError::NoRs485 { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_line_that_takes_no_output_is_read_all_the_same() {
+    use rustix::termios::{Action, tcflow};
+    let mut bench = Bench::start(Framing::Shim);
+    let mut device = bench.device().await;
+    let tty = File::open(bench.dir.path().join("tty")).expect("a terminal");
+    tcflow(&tty, Action::OOff).expect("output held");
+    for sequence in 0..200 {
+        device.write(&opaque(sequence)).await;
+        let taken = u64::from(sequence) + 1;
+        bench.until(|b| b.source().received.get() == taken).await;
+    }
+    bench.until(|b| b.source().committed.get() == 200).await;
+    tcflow(&tty, Action::OOn).expect("output goes on");
+    while device.hear(Kind::Ack).await != Header::ack(0, 1, 200) {}
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn a_silence_ends_a_frame_and_a_pause_of_the_reader_is_none() {
+    let mut bench = Bench::start(Framing::Idle(Duration::from_millis(50)));
+    let mut device = bench.device().await;
+    for round in 1..=3 {
+        device.write(b"ab").await;
+        device.write(b"cd").await;
+        bench.until(|b| b.source().committed.get() == round).await;
+    }
+    let mut cursor = bench.log.cursor(Offset::ZERO);
+    while let Some(Item::Batch(batch)) = cursor.next().expect("readable") {
+        for record in batch.records() {
+            assert_eq!(record.payload, b"abcd");
+        }
+    }
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn a_length_that_was_noise_is_given_up_after_a_silence() {
+    let mut bench = Bench::start(Framing::LengthU8);
+    let mut device = bench.device().await;
+    device.write(b"\xc8noise").await;
+    bench.until(|b| b.rejected("truncated") == 1).await;
+    device.write(b"\x02ok").await;
+    bench.until(|b| b.source().committed.get() == 1).await;
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn an_adapter_that_reads_empty_for_ever_is_noticed_and_heard_when_it_works_again() {
+    let mut bench = Bench::start(Framing::Lines);
+    let device = bench.device().await;
+    // A terminal whose other end is gone reads nothing, at once, for as long as it is held.
+    let held = File::open(bench.dir.path().join("tty")).expect("a terminal");
+    drop(device);
+    bench.until(|b| b.source().connected.get() == 0).await;
+    let mut device = bench.device().await;
+    device.write(b"back\n").await;
+    bench.until(|b| b.source().committed.get() == 1).await;
+    drop(held);
+    bench.stopped().await;
 }
 
 #[tokio::test]

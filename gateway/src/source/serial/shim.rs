@@ -73,8 +73,11 @@ impl ShimLine {
     }
 
     pub(super) fn feed(&mut self, bytes: &[u8], sink: &Sink<'_>) -> Result<(), LogFailed> {
-        for &byte in bytes {
-            match self.decoder.push(byte) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (taken, outcome) = self.decoder.take(rest);
+            rest = &rest[taken..];
+            match outcome {
                 Outcome::Pending => {}
                 Outcome::Frame(frame) => self.devices.receive(&frame, sink)?,
                 Outcome::Rejected(rejection) => {

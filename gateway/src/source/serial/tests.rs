@@ -1,8 +1,9 @@
-//! Both framings against a log that is a list: what is taken, refused, marked, counted and
+//! Every kind of line against a log that is a list: what is taken, refused, marked, counted and
 //! acknowledged.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::time::Duration;
 
 use firmware_shim::decoder::{Decoder, Outcome};
 use firmware_shim::frame::{self, Header, Kind};
@@ -10,11 +11,12 @@ use firmware_shim::link::LinkState;
 use firmware_shim::senml;
 use proptest::prelude::*;
 
+use super::framed::Framed;
 use super::line::{Intake, LogFailed, Sink};
-use super::lines::Lines;
 use super::shim::ShimLine;
 use super::wall::Look;
 use crate::commit_log::{AppendError, Condition, Progress};
+use crate::framing::{Format, Framing};
 use crate::ingest::{NotCommitted, Ticket};
 use crate::metrics::{Metrics, SourceReason};
 use crate::record::{GapNote, NewRecord, Offset, Origin, PayloadKind, SourceName};
@@ -114,15 +116,25 @@ impl Bench {
         ShimLine::new(self.intake(), 1024, &HashMap::new())
     }
 
-    fn lines(&self) -> Lines {
-        Lines::new(self.intake(), 8)
+    fn lines(&self) -> Framed {
+        self.framed(Framing::Lines, 8)
+    }
+
+    fn framed(&self, framing: Framing, frame_bytes_max: usize) -> Framed {
+        let format = Format {
+            framing,
+            checksum: None,
+            frame_bytes_max,
+            baud_rate: 115_200,
+        };
+        Framed::new(self.intake(), &format)
     }
 
     fn feed_shim(&self, shim: &mut ShimLine, bytes: &[u8]) {
         with_sink(&self.log, |sink| shim.feed(bytes, sink)).expect("the log takes records");
     }
 
-    fn feed_lines(&self, lines: &mut Lines, bytes: &[u8]) {
+    fn feed_lines(&self, lines: &mut Framed, bytes: &[u8]) {
         with_sink(&self.log, |sink| lines.feed(bytes, sink)).expect("the log takes records");
     }
 }
@@ -443,6 +455,23 @@ fn lines_wait_for_room_and_read_no_further() {
 }
 
 #[test]
+fn a_frame_that_ends_in_a_silence_waits_for_room_and_is_no_longer_listened_for() {
+    let bench = Bench::new();
+    let silence = Duration::from_millis(5);
+    let mut bus = bench.framed(Framing::Idle(silence), 16);
+    assert_eq!(bus.silence(), None);
+    bench.feed_lines(&mut bus, b"ab");
+    assert_eq!(bus.silence(), Some(silence));
+    bench.log.room.set(0);
+    with_sink(&bench.log, |sink| bus.silent(sink)).expect("the log takes records");
+    assert_eq!((bus.silence(), bus.wants_bytes()), (None, false));
+    bench.log.room.set(9);
+    with_sink(&bench.log, |sink| bus.go_on(sink)).expect("the log takes records");
+    assert!(bus.wants_bytes());
+    assert_eq!(bench.log.payloads(), [b"ab"]);
+}
+
+#[test]
 fn lines_read_and_not_stored_when_the_source_stops_are_counted() {
     let bench = Bench::new();
     let mut lines = bench.lines();
@@ -468,6 +497,41 @@ fn a_line_cut_by_a_lost_port_is_counted_and_not_joined_to_the_next() {
     shim.line_lost();
     bench.feed_shim(&mut shim, &bytes);
     assert_eq!(bench.log.payloads().len(), 2);
+}
+
+#[test]
+fn every_node_of_a_shared_line_has_a_session_and_an_ack_of_its_own() {
+    let bench = Bench::new();
+    let mut shim = bench.shim();
+    let frame = |address: u8, sequence| {
+        let header = Header {
+            kind: Kind::Opaque,
+            address,
+            session: 1000 + u16::from(address),
+            sequence,
+            backlog: 0,
+        };
+        let mut bytes = vec![0; frame::FRAME_BYTES_MAX];
+        let used = frame::encode(header, &[address], &mut bytes).expect("fits");
+        bytes.truncate(used);
+        bytes
+    };
+    for round in 0..3 {
+        // Nodes with a higher address say less.
+        for address in (1..=254).filter(|address| address / 100 <= 2 - round) {
+            bench.feed_shim(&mut shim, &frame(address, u32::from(round)));
+        }
+    }
+    shim.resolve(&bench.log.synced()).expect("running");
+    let mut heard = answers(&mut shim, &look(0));
+    heard.sort_by_key(|(header, _)| header.address);
+    let expected = (1..=254_u8).map(|address| {
+        let count = 3 - u32::from(address / 100);
+        let session = 1000 + u16::from(address);
+        (Header::ack(address, session, count), None)
+    });
+    assert!(heard.into_iter().eq(expected));
+    assert_eq!(bench.intake().metrics.link_gaps.get(), 0);
 }
 
 #[test]
