@@ -4,6 +4,7 @@
 //! printed once, here, with the chain of its causes.
 
 mod buffer;
+mod sniff;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -56,6 +57,8 @@ enum Command {
     /// Look into the buffer on disk, also while a gateway runs
     #[command(subcommand)]
     Buffer(buffer::Buffer),
+    /// Show what comes over a serial line, frame by frame
+    Sniff(sniff::Sniff),
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +91,7 @@ fn perform(command: Command) -> u8 {
             with_config(&file.config, |config| check(&config, &file.config, connect))
         }
         Command::Buffer(command) => buffer::perform(&command),
+        Command::Sniff(arguments) => sniff::perform(&arguments),
     }
 }
 

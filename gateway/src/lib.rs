@@ -20,7 +20,7 @@
 //! - **G8** A corrupt or full disk needs no human at the board.
 //!
 //! # Map
-//! [`app`] starts and drains everything · [`config`], [`cli`], [`logging`], [`probe`] ·
+//! [`app`] starts and drains everything · [`config`], [`cli`], [`logging`], [`probe`], [`sniff`] ·
 //! [`record`], [`clock`], [`state`], [`registry`] · [`source`], [`framing`] · [`ingest`] · [`commit_log`] · [`dead_letters`] ·
 //! [`forwarder`] · [`kafka`] · [`http`], [`metrics`]
 
@@ -40,5 +40,6 @@ pub mod metrics;
 pub mod probe;
 pub mod record;
 pub mod registry;
+pub mod sniff;
 pub mod source;
 pub mod state;

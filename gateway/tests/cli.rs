@@ -218,3 +218,75 @@ fn check_connect_says_which_endpoint_fails_and_why_and_ends_with_1() {
         "{text}"
     );
 }
+
+/// Both sides of a raw pseudo-terminal, the device's first, and the path of the gateway's.
+fn pseudo_terminal() -> (fs::File, fs::File, String) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).expect("a pseudo-terminal");
+    grantpt(&master).expect("granted");
+    unlockpt(&master).expect("unlocked");
+    let name = ptsname(&master, Vec::new()).expect("a name");
+    let path = name.into_string().expect("a path of ASCII");
+    let slave = fs::File::open(&path).expect("it is there");
+    let mut raw = tcgetattr(&slave).expect("a terminal");
+    raw.make_raw();
+    tcsetattr(&slave, OptionalActions::Now, &raw).expect("set");
+    (fs::File::from(master), slave, path)
+}
+
+#[test]
+fn sniff_shows_frames_as_they_come_and_ends_after_as_many_as_asked() {
+    let (mut device, slave, path) = pseudo_terminal();
+    device
+        .write_all(b"T=21.5\r\nH=40\r\nP=1013\r\n")
+        .expect("written");
+    let output = gateway(&["sniff", &path, "--framing", "lines", "--count", "2"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    drop(slave);
+    let shown: Vec<String> = stdout(&output)
+        .lines()
+        .map(|line| line.split_once("  ").expect("a time").1.to_owned())
+        .collect();
+    assert_eq!(shown, ["6 bytes  \"T=21.5\"", "4 bytes  \"H=40\""]);
+}
+
+#[test]
+fn sniff_says_which_framing_a_line_has() {
+    let (mut device, slave, path) = pseudo_terminal();
+    let line = b"$IIMTW,18.7,C*1D\r\n";
+    let feeder = std::thread::spawn(move || {
+        // More than fits a terminal's buffer: it goes on as the gateway reads.
+        for _ in 0..400 {
+            device.write_all(line).expect("written");
+        }
+        device
+    });
+    let output = gateway(&["sniff", &path, "--guess", "--count", "3"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    // What the gateway had no need to read fits the terminal's buffer.
+    feeder.join().expect("no panic");
+    drop(slave);
+    let told = stdout(&output);
+    assert!(told.contains("checksum = \"nmea\""), "{told}");
+    assert_eq!(told.matches("$IIMTW,18.7,C*1D").count(), 3, "{told}");
+}
+
+#[test]
+fn sniff_refuses_a_framing_that_is_none_and_a_port_that_is_none() {
+    let output = gateway(&["sniff", "/dev/null", "--framing", "lnies"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(
+        stderr(&output).contains("did you mean \"lines\"?"),
+        "{}",
+        stderr(&output)
+    );
+    let output = gateway(&["sniff", "/nonexistent/tty"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("cannot open /nonexistent/tty"),
+        "{}",
+        stderr(&output)
+    );
+}
