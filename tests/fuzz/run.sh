@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 seconds=${1:-20}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(segment slots directory damage frames)
+[ ${#targets[@]} -gt 0 ] || targets=(segment slots directory damage frames framings)
 
 export CARGO_INCREMENTAL=0
 export RUSTC_WORKSPACE_WRAPPER=$PWD/rustc-with-coverage.sh

@@ -9,6 +9,7 @@
 pub mod check;
 pub mod format;
 pub mod input;
+mod line;
 pub mod memory;
 pub mod targets;
 mod template;

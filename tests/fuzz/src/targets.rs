@@ -9,6 +9,7 @@ use firmware_shim::senml;
 use crate::check;
 use crate::format;
 use crate::input::Input;
+use crate::line;
 use crate::memory::MemoryFs;
 use crate::template;
 
@@ -16,12 +17,13 @@ use crate::template;
 pub type Target = fn(&[u8]);
 
 /// All of them by name, as in `corpus/`.
-pub const ALL: [(&str, Target); 5] = [
+pub const ALL: [(&str, Target); 6] = [
     ("segment", segment),
     ("slots", slots),
     ("directory", directory),
     ("damage", damage),
     ("frames", frames),
+    ("framings", framings),
 ];
 
 /// A log whose only segment is `input` behind its first byte. If that is odd, batches in it get good
@@ -170,6 +172,12 @@ fn place(input: &mut Input<'_>, content: &[u8]) -> usize {
         Some(&at) => at,
         None => (input.u32() as usize) % (content.len() + 1),
     }
+}
+
+/// A serial line in the framing that the first byte chooses: portions of so many bytes, with silences
+/// between them.
+pub fn framings(input: &[u8]) {
+    line::holds(&mut Input(input));
 }
 
 /// The bytes of a serial line behind the first byte of `input`. If that is odd, a good frame with
