@@ -286,6 +286,7 @@ impl Gateway {
             log: self.log.clone(),
             dead_letters: self.dead_letters.clone(),
             metrics: Arc::clone(&self.metrics),
+            boots: self.state.boots().clone(),
             stop: Arc::clone(stop),
             // No source has begun yet.
             received_here_from: self.log.progress().synced,

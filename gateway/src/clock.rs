@@ -3,6 +3,8 @@
 //! Boards without a battery-backed clock start in 1970 and jump when NTP answers, so every record
 //! carries both (DESIGN §10).
 
+pub mod timeline;
+
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +28,25 @@ pub fn wall_ms() -> i64 {
         Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
     }
+}
+
+/// When this program was built, in milliseconds since the Unix epoch, less a day for the clocks of
+/// the machine that built it.
+const BUILT_MS: i64 = {
+    let mut seconds = 0;
+    let digits = env!("EDGE_GATEWAY_BUILT").as_bytes();
+    let mut at = 0;
+    while at < digits.len() {
+        seconds = seconds * 10 + (digits[at] - b'0') as i64;
+        at += 1;
+    }
+    (seconds - 86_400) * 1000
+};
+
+/// Whether a wall clock can be right: no gateway runs before it was built.
+#[must_use]
+pub fn is_plausible(wall_ms: i64) -> bool {
+    wall_ms >= BUILT_MS
 }
 
 /// Milliseconds since boot, time asleep included.
@@ -82,6 +103,11 @@ impl Moment {
 pub trait Clock: Send + Sync + Debug {
     /// The moment of the call.
     fn moment(&self) -> Moment;
+
+    /// The boot that we are in.
+    fn boot_id(&self) -> u64 {
+        self.moment().boot_id
+    }
 }
 
 /// The clocks of the machine.
@@ -108,6 +134,10 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
+    fn boot_id(&self) -> u64 {
+        self.boot_id
+    }
+
     fn moment(&self) -> Moment {
         if !self.synced.load(Ordering::Relaxed) && Path::new(SYNCHRONISED).exists() {
             self.synced.store(true, Ordering::Relaxed);

@@ -19,6 +19,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 
+use crate::clock;
 use crate::commit_log::{CommitLog, Finding, Item, Severity};
 use crate::record::SourceName;
 use crate::registry::RegistryFigures;
@@ -361,14 +362,23 @@ impl Collector for LogCollector {
     }
 }
 
-/// Seconds since the oldest undelivered record was received, by the wall clock; 0 if there is none.
+/// Seconds since the oldest undelivered record was received: by the monotonic clock within a boot,
+/// else by the wall clock if that can be right; 0 if there is none.
 fn oldest_age_seconds(log: &CommitLog) -> f64 {
     let mut cursor = log.cursor(log.committed());
     let Ok(Some(Item::Batch(batch))) = cursor.next() else {
         return 0.0;
     };
     batch.records().next().map_or(0.0, |record| {
-        (crate::clock::wall_ms().saturating_sub(record.received.wall_ms)).max(0) as f64 / 1000.0
+        let (now, received) = (clock::now(), record.received);
+        let age_ms = if record.boot_id == clock::boot_id() {
+            now.mono_ms.saturating_sub(received.mono_ms)
+        } else if clock::is_plausible(received.wall_ms) {
+            u64::try_from(now.wall_ms.saturating_sub(received.wall_ms)).unwrap_or(0)
+        } else {
+            0
+        };
+        age_ms as f64 / 1000.0
     })
 }
 

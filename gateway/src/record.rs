@@ -233,6 +233,8 @@ pub struct RecordView<'a> {
     pub origin: Origin,
     /// Time of receipt.
     pub received: Stamp,
+    /// The boot whose monotonic clock that counts in ([`crate::clock::boot_id`]).
+    pub boot_id: u64,
     /// The payload, as received.
     pub payload: &'a [u8],
 }

@@ -1,5 +1,6 @@
 //! State that guarantees rest on, derived from the records themselves (I9): link sessions, and of
-//! each MQTT source its session at the broker, its filters there, and its redelivery [`window`].
+//! each MQTT source its session at the broker, its filters there, and its redelivery [`window`]; and
+//! when the boots of the board began, which dates records once its clock is set.
 //!
 //! The commit log applies every record to it once the record is synced, and writes it whole at the
 //! head of each segment. So it is as durable as the records, and needs no file of its own. What a
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use firmware_shim::link::LinkState;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::timeline::Boots;
 use crate::commit_log::{BadCheckpoint, DurableState};
 use crate::config::{Config, Source, SourceKind};
 use crate::record::{Origin, PayloadKind, RecordView, SessionNote, SourceName};
@@ -42,6 +44,8 @@ pub struct GatewayState {
     sources: BTreeMap<String, RecoveredSource>,
     /// Bounds of their windows.
     windows: BTreeMap<String, usize>,
+    /// When boots began, by the clocks of their records.
+    boots: Boots,
 }
 
 impl GatewayState {
@@ -57,6 +61,7 @@ impl GatewayState {
         let bound = share.min(usize::from(u16::MAX));
         Self {
             sources: BTreeMap::new(),
+            boots: Boots::default(),
             windows: sources.map(|s| (s.name.to_string(), bound)).collect(),
         }
     }
@@ -66,6 +71,12 @@ impl GatewayState {
     pub fn source(&self, name: &SourceName) -> RecoveredSource {
         let known = self.sources.get(name.as_str()).cloned();
         known.unwrap_or_else(|| self.new_source(name.as_str()))
+    }
+
+    /// When the boots began whose records it has seen.
+    #[must_use]
+    pub fn boots(&self) -> &Boots {
+        &self.boots
     }
 
     fn new_source(&self, name: &str) -> RecoveredSource {
@@ -132,6 +143,7 @@ impl RecoveredSource {
 
 impl DurableState for GatewayState {
     fn apply(&mut self, record: &RecordView<'_>) {
+        self.boots.learn(record.boot_id, record.received);
         match record.origin {
             Origin::Line => {}
             Origin::Link {
@@ -151,22 +163,32 @@ impl DurableState for GatewayState {
     }
 
     fn checkpoint(&self, out: &mut Vec<u8>) {
-        let sources: Vec<SourceCheckpoint> =
-            self.sources.iter().map(SourceCheckpoint::of).collect();
-        out.extend(serde_cbor::to_vec(&sources).expect("numbers and texts are always CBOR"));
+        let checkpoint = Checkpoint {
+            boots: self.boots.clone(),
+            sources: self.sources.iter().map(SourceCheckpoint::of).collect(),
+        };
+        out.extend(serde_cbor::to_vec(&checkpoint).expect("numbers and texts are always CBOR"));
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), BadCheckpoint> {
         self.sources.clear();
-        let sources: Vec<SourceCheckpoint> =
-            serde_cbor::from_slice(bytes).map_err(|_| BadCheckpoint)?;
-        for source in sources {
+        self.boots = Boots::default();
+        let checkpoint: Checkpoint = serde_cbor::from_slice(bytes).map_err(|_| BadCheckpoint)?;
+        self.boots = checkpoint.boots;
+        for source in checkpoint.sources {
             let name = source.name.clone();
             let empty = self.new_source(&name);
             self.sources.insert(name, source.into_source(empty));
         }
         Ok(())
     }
+}
+
+/// A checkpoint, CBOR with its fields' names.
+#[derive(Debug, Serialize, Deserialize)]
+struct Checkpoint {
+    boots: Boots,
+    sources: Vec<SourceCheckpoint>,
 }
 
 /// One source in a checkpoint, CBOR with its fields' names.
@@ -242,6 +264,7 @@ mod tests {
             kind: PayloadKind::Opaque,
             origin,
             received: Stamp::default(),
+            boot_id: 1,
             payload: b"",
         }
     }
@@ -283,6 +306,23 @@ mod tests {
         };
         restored.restore(&bytes).expect("readable");
         restored
+    }
+
+    #[test]
+    fn a_checkpoint_brings_back_when_boots_began() {
+        let mut state = GatewayState::default();
+        let received = Stamp {
+            wall_ms: 1_900_000_000_000,
+            mono_ms: 60_000,
+        };
+        state.apply(&RecordView {
+            received,
+            boot_id: 7,
+            ..record("city", Origin::Line)
+        });
+        let restored = through_a_checkpoint(&state);
+        assert_ne!(restored.boots(), &Boots::default());
+        assert_eq!(restored.boots(), state.boots());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod bad_input;
+mod clock;
 mod devices;
 mod load;
 mod mqtt;

@@ -16,6 +16,13 @@ pub fn opaque_damaged(session: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     encode(&body)
 }
 
+/// The `sequence` in a payload as tests send it.
+#[must_use]
+pub fn sequence(payload: Option<&[u8]>) -> Option<u64> {
+    let payload: serde_json::Value = serde_json::from_slice(payload?).ok()?;
+    payload.get("sequence")?.as_u64()
+}
+
 fn body(session: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let mut body = vec![VERSION_AND_OPAQUE, 0];
     body.extend(session.to_le_bytes());

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::clockless_board::ClocklessBoard;
 use crate::process::{Process, temp_dir, workspace_program};
 use crate::{ports, wait};
 
@@ -118,6 +119,25 @@ impl Gateway {
         Self::start_with_text(|dir, http_port| settings.text(dir, http_port))
     }
 
+    /// Starts a gateway on a board; returns at once.
+    ///
+    /// # Panics
+    /// If a program is missing.
+    #[must_use]
+    pub fn start_on(board: &ClocklessBoard, settings: &Settings) -> Self {
+        let launch = board.command(&workspace_program("edge-gateway"));
+        Self::launch(launch, |dir, http_port| settings.text(dir, http_port))
+    }
+
+    /// Starts it again, after a [`kill`](Self::kill), on the same data; returns at once.
+    ///
+    /// # Panics
+    /// If a program is missing.
+    pub fn restart_on(&mut self, board: &ClocklessBoard) {
+        let launch = board.command(&workspace_program("edge-gateway"));
+        self.process = spawn(launch, self.dir.path());
+    }
+
     /// Starts a gateway with the configuration that `text` makes for a directory, in which `data`
     /// is there for its data, and an HTTP port; returns at once.
     ///
@@ -125,13 +145,17 @@ impl Gateway {
     /// If the program is missing.
     #[must_use]
     pub fn start_with_text(text: impl FnOnce(&Path, u16) -> String) -> Self {
+        Self::launch(program(), text)
+    }
+
+    fn launch(launch: Command, text: impl FnOnce(&Path, u16) -> String) -> Self {
         let dir = temp_dir();
         let http_port = ports::free();
         std::fs::create_dir_all(dir.path().join("data")).expect("a new directory is writable");
         let text = text(dir.path(), http_port);
         std::fs::write(config_path(dir.path()), text).expect("a new directory is writable");
         Self {
-            process: spawn(dir.path()),
+            process: spawn(launch, dir.path()),
             http_port,
             dir,
         }
@@ -166,7 +190,7 @@ impl Gateway {
     /// If it cannot be killed or started.
     pub fn kill_and_restart(&mut self) {
         self.process.kill();
-        self.process = spawn(self.dir.path());
+        self.process = spawn(program(), self.dir.path());
     }
 
     /// Kills it (SIGKILL).
@@ -315,8 +339,11 @@ fn config_path(dir: &Path) -> PathBuf {
     dir.join("gateway.toml")
 }
 
-fn spawn(dir: &Path) -> Process {
-    let mut command = Command::new(workspace_program("edge-gateway"));
+fn program() -> Command {
+    Command::new(workspace_program("edge-gateway"))
+}
+
+fn spawn(mut command: Command, dir: &Path) -> Process {
     command.arg("run").arg("--config").arg(config_path(dir));
     Process::start("edge-gateway", command, dir, Some(dir))
 }

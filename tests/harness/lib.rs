@@ -30,6 +30,7 @@
 
 pub mod ce_ids;
 pub mod certs;
+pub mod clockless_board;
 pub mod fault_disk;
 pub mod frame;
 pub mod gateway;

@@ -19,6 +19,8 @@ pub struct Received {
     pub topic: String,
     /// Partition.
     pub partition: i32,
+    /// Milliseconds since the Unix epoch, if it has a timestamp.
+    pub timestamp_ms: Option<i64>,
     /// Key.
     pub key: Option<Vec<u8>>,
     /// Value; `None` is Kafka's null.
@@ -188,6 +190,7 @@ fn received(message: &BorrowedMessage<'_>) -> Received {
     Received {
         topic: message.topic().to_owned(),
         partition: message.partition(),
+        timestamp_ms: message.timestamp().to_millis(),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
         headers,

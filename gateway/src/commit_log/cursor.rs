@@ -108,7 +108,7 @@ impl<'a> Batch<'a> {
         let (from, end) = (self.from, self.end);
         // The checksum was good, so an entry that can't be read is impossible but for a bug; the
         // offsets behind it would then be missing from the run, which the forwarder notices.
-        Entries::new(self.content, self.base)
+        Entries::new(self.content, self.base, self.boot_id)
             .flatten()
             .take_while(move |record| record.offset < end)
             .filter(move |record| record.offset >= from)

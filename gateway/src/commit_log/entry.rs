@@ -140,20 +140,23 @@ fn encode_origin(origin: Origin, out: &mut Bytes) -> u8 {
 pub(super) struct Entries<'a> {
     rest: &'a [u8],
     offset: Offset,
+    boot_id: u64,
 }
 
 impl<'a> Entries<'a> {
-    pub(super) fn new(content: &'a [u8], base: Offset) -> Self {
+    /// The entries of `content`, whose first one has the offset `base`, received in boot `boot_id`.
+    pub(super) fn new(content: &'a [u8], base: Offset, boot_id: u64) -> Self {
         Self {
             rest: content,
             offset: base,
+            boot_id,
         }
     }
 
     fn read(&mut self) -> Result<RecordView<'a>, BadEntry> {
         let len = usize::try_from(take_varint(&mut self.rest)?).map_err(|_| BadEntry)?;
         let mut entry = take(&mut self.rest, len)?;
-        let view = decode(&mut entry, self.offset)?;
+        let view = decode(&mut entry, self.offset, self.boot_id)?;
         self.offset = self.offset.plus(1);
         Ok(view)
     }
@@ -174,7 +177,11 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-fn decode<'a>(entry: &mut &'a [u8], offset: Offset) -> Result<RecordView<'a>, BadEntry> {
+fn decode<'a>(
+    entry: &mut &'a [u8],
+    offset: Offset,
+    boot_id: u64,
+) -> Result<RecordView<'a>, BadEntry> {
     let tag = take_u8(entry)?;
     if tag & 3 != KIND_RECORD {
         return Err(BadEntry);
@@ -201,6 +208,7 @@ fn decode<'a>(entry: &mut &'a [u8], offset: Offset) -> Result<RecordView<'a>, Ba
         kind,
         origin,
         received,
+        boot_id,
         payload: entry,
     })
 }
@@ -341,16 +349,16 @@ mod tests {
             encode(&record, &mut bytes);
             prop_assert!(bytes.len() <= encoded_bytes_max(&record));
             encode(&record, &mut bytes);
-            let read: Vec<_> = Entries::new(&bytes, Offset::new(7)).collect();
+            let read: Vec<_> = Entries::new(&bytes, Offset::new(7), 3).collect();
             prop_assert_eq!(read.len(), 2);
             let offset = Offset::new(8);
-            let expected = RecordView { offset, source: "press-line", subject: &subject, kind, origin, received, payload: &payload };
+            let expected = RecordView { offset, source: "press-line", subject: &subject, kind, origin, received, boot_id: 3, payload: &payload };
             prop_assert_eq!(read[1], Ok(expected));
         }
 
         #[test]
         fn any_bytes_are_read_without_a_panic_and_to_an_end(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(Entries::new(&bytes, Offset::ZERO).count() <= bytes.len());
+            prop_assert!(Entries::new(&bytes, Offset::ZERO, 3).count() <= bytes.len());
         }
     }
 }

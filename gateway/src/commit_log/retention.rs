@@ -249,7 +249,8 @@ impl Writer {
                 continue;
             }
             let content = reader.content(&found).unwrap_or(&[]);
-            let records = Entries::new(content, found.header.base).flatten();
+            let records =
+                Entries::new(content, found.header.base, found.header.written.boot_id).flatten();
             for record in records.filter(|record| record.offset >= range.start) {
                 // Nobody misses a source's note about itself: the state knows what it said.
                 match record.kind {

@@ -379,7 +379,7 @@ impl Writer {
     fn announce(&mut self, batch: &Gathered, content_end: usize, cost: (u64, Duration)) {
         let end = batch.base.plus(u64::from(batch.count));
         let content = &batch.bytes[HEADER_BYTES..content_end];
-        for record in Entries::new(content, batch.base).flatten() {
+        for record in Entries::new(content, batch.base, self.options.clock.boot_id()).flatten() {
             self.state.apply(&record);
         }
         let mut inner = self.shared.lock();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::properties;
 use super::tree::{Section, Value};
 use super::{Delivery, HeaderSet, Kafka, Transactions, ValueFormat};
+use crate::forwarder::DeviceTimeWindow;
 use crate::forwarder::route::{Template, is_topic_name};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -44,6 +45,15 @@ pub(super) fn read(mut section: Section<'_>) -> Kafka {
     let topic_wait = section
         .get("topic_wait")
         .and_then(|value| value.duration(Duration::ZERO..=DAY));
+    let mut window = |key, otherwise| {
+        let told = section.get(key);
+        let told = told.and_then(|value| value.duration(Duration::ZERO..=100 * 365 * DAY));
+        told.unwrap_or(otherwise)
+    };
+    let device_time = DeviceTimeWindow {
+        past: window("device_time_past_max", 30 * DAY),
+        future: window("device_time_future_max", Duration::from_secs(3600)),
+    };
     let properties = properties::read(&mut section);
     section.finish();
     Kafka {
@@ -55,6 +65,7 @@ pub(super) fn read(mut section: Section<'_>) -> Kafka {
         compression: compression.unwrap_or("zstd").to_owned(),
         linger: linger.unwrap_or(Duration::from_millis(5)),
         properties,
+        device_time,
         topic_wait: topic_wait.unwrap_or(Duration::from_secs(30)),
         delivery,
     }

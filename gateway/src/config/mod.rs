@@ -26,6 +26,7 @@ pub use report::{ConfigError, Mistake};
 pub use serial::{Device, FlowControl, Parity, Rs485, Serial, UsbMatch};
 
 use crate::commit_log::Compression;
+use crate::forwarder::DeviceTimeWindow;
 use crate::forwarder::route::{Route, Template};
 use crate::record::SourceName;
 
@@ -183,6 +184,8 @@ pub struct Kafka {
     /// librdkafka properties of `properties` and `properties_file`, none that a guarantee rests on.
     /// May hold secrets: never logged.
     pub properties: BTreeMap<String, String>,
+    /// When a device's own time is believed.
+    pub device_time: DeviceTimeWindow,
     /// How long an unknown topic is waited for.
     pub topic_wait: Duration,
     /// What a crash may do to the newest records.

@@ -1,12 +1,13 @@
 //! From a record of the log to a message for Kafka, through buffers that are used again.
 
-use super::event_time::event_time_ms;
+use super::event_time::{DeviceTimeWindow, event_time};
 use super::gap::{self, Gap};
 use super::headers::HeaderMaker;
 use super::in_flight::Span;
 use super::route::{Routed, Router};
 use super::value;
 use crate::clock;
+use crate::clock::timeline::{Boots, Dated, Timeline};
 use crate::commit_log::{Hole, Loss};
 use crate::config::{Config, ValueFormat};
 use crate::kafka::Message;
@@ -92,10 +93,12 @@ pub(super) struct Encoder {
     value: Vec<u8>,
     key: String,
     headers: HeaderMaker,
+    timeline: Timeline,
+    device_time: DeviceTimeWindow,
 }
 
 impl Encoder {
-    pub(super) fn new(config: &Config, log_identity: &str) -> Self {
+    pub(super) fn new(config: &Config, log_identity: &str, boots: Boots) -> Self {
         let kafka = &config.kafka;
         Self {
             router: Router::new(config.routes.clone(), &kafka.topic, kafka.key.clone()),
@@ -105,7 +108,15 @@ impl Encoder {
             value: Vec::new(),
             key: String::new(),
             headers: HeaderMaker::new(kafka.headers, &config.gateway.id, log_identity),
+            timeline: Timeline::new(clock::boot_id(), boots),
+            device_time: kafka.device_time,
         }
+    }
+
+    /// Goes on with another identity of the log, which is part of each record's id.
+    pub(super) fn set_log_identity(&mut self, config: &Config, identity: &str) {
+        let set = config.kafka.headers;
+        self.headers = HeaderMaker::new(set, &config.gateway.id, identity);
     }
 
     /// The message of a record or a hole.
@@ -118,7 +129,8 @@ impl Encoder {
     ) -> Result<Encoded<'a>, Undeliverable> {
         match outgoing {
             Outgoing::Hole { hole, loss, .. } => {
-                Ok(self.gap(&Gap::of_hole(hole, *loss), clock::wall_ms()))
+                let now_ms = Some(clock::wall_ms()).filter(|now_ms| clock::is_plausible(*now_ms));
+                Ok(self.gap(&Gap::of_hole(hole, *loss), now_ms))
             }
             Outgoing::Record(record) => match record.kind {
                 PayloadKind::Gap => {
@@ -126,7 +138,8 @@ impl Encoder {
                         reason: "invalid_gap_note",
                         detail: error.to_string(),
                     })?;
-                    Ok(self.gap(&Gap::of_note(record, &note), record.received.wall_ms))
+                    let noted_ms = self.dated(record).wall_ms;
+                    Ok(self.gap(&Gap::of_note(record, &note), noted_ms))
                 }
                 PayloadKind::Opaque | PayloadKind::SenmlCbor => self.telemetry(record),
                 PayloadKind::Note => Err(Undeliverable {
@@ -144,6 +157,7 @@ impl Encoder {
     }
 
     fn telemetry<'a>(&'a mut self, record: &RecordView<'a>) -> Result<Encoded<'a>, Undeliverable> {
+        let time = event_time(record, self.dated(record), self.device_time);
         self.router.route(record, &mut self.routed);
         let (value, media_type) =
             value::value(self.format, record.kind, record.payload, &mut self.value).map_err(
@@ -152,23 +166,27 @@ impl Encoder {
                     detail: error.to_string(),
                 },
             )?;
-        let timestamp_ms = event_time_ms(record);
-        let made =
-            self.headers
-                .of_record(record, timestamp_ms.unwrap_or(0), media_type, &self.routed);
+        let made = self
+            .headers
+            .of_record(record, time, media_type, &self.routed);
         Ok(encoded(
             Message {
                 topic: self.routed.topic(),
                 key: self.routed.key(),
                 value,
-                timestamp_ms,
+                timestamp_ms: time.ms.filter(|ms| *ms >= 0),
                 headers: made.headers,
             },
             made.bytes,
         ))
     }
 
-    fn gap(&mut self, gap: &Gap<'_>, time_ms: i64) -> Encoded<'_> {
+    fn dated(&self, record: &RecordView<'_>) -> Dated {
+        let now = clock::now();
+        self.timeline.date(record.boot_id, record.received, now)
+    }
+
+    fn gap(&mut self, gap: &Gap<'_>, time_ms: Option<i64>) -> Encoded<'_> {
         self.value.clear();
         gap.append_json(&mut self.value);
         self.key.clear();
@@ -181,7 +199,7 @@ impl Encoder {
                 topic: &self.gap_topic,
                 key: (!self.key.is_empty()).then_some(self.key.as_str()),
                 value: &self.value,
-                timestamp_ms: (time_ms >= 0).then_some(time_ms),
+                timestamp_ms: time_ms.filter(|ms| *ms >= 0),
                 headers: made.headers,
             },
             made.bytes,

@@ -1,12 +1,15 @@
-//! When the event happened: the time a `SenML` pack gives for its first record, else the time of
-//! receipt.
+//! When the event happened: the time a `SenML` pack gives for its first record, if that can be, else
+//! the time of receipt.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{
     DeserializeSeed, Deserializer as _, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
+use crate::clock::is_plausible;
+use crate::clock::timeline::{Dated, TimeQuality};
 use crate::record::{PayloadKind, RecordView};
 
 /// RFC 8428, section 4.5.3: times below are relative to now, here to the receipt.
@@ -14,29 +17,68 @@ const RELATIVE_BELOW_S: f64 = (1_u64 << 28) as f64;
 /// 2100-01-01: a pack that says it is later has a wrong clock.
 const SANE_BELOW_S: f64 = 4_102_444_800.0;
 
-/// The event's time in milliseconds since the Unix epoch; `None` if the clock of the gateway, too,
-/// says something before 1970.
-pub(super) fn event_time_ms(record: &RecordView<'_>) -> Option<i64> {
-    let received_ms = record.received.wall_ms;
-    let told_ms = match record.kind {
-        PayloadKind::SenmlCbor => told_s(record.payload).and_then(|s| resolve_ms(s, received_ms)),
-        PayloadKind::Opaque | PayloadKind::Gap | PayloadKind::Note => None,
-    };
-    told_ms.or((received_ms >= 0).then_some(received_ms))
+/// How far a device's own time may be from the time of receipt to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceTimeWindow {
+    /// Before it.
+    pub past: Duration,
+    /// After it.
+    pub future: Duration,
 }
 
-fn resolve_ms(told_s: f64, received_ms: i64) -> Option<i64> {
+/// The time of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EventTime {
+    /// Milliseconds since the Unix epoch; `None` where no clock is to be believed.
+    pub(super) ms: Option<i64>,
+    /// How well the gateway's clock knows it.
+    pub(super) quality: TimeQuality,
+    /// The device said a time that cannot be.
+    pub(super) device_rejected: bool,
+}
+
+/// The time of a record that was received at `dated`.
+pub(super) fn event_time(
+    record: &RecordView<'_>,
+    dated: Dated,
+    window: DeviceTimeWindow,
+) -> EventTime {
+    let told_s = match record.kind {
+        PayloadKind::SenmlCbor => told_s(record.payload),
+        PayloadKind::Opaque | PayloadKind::Gap | PayloadKind::Note => None,
+    };
+    let told_ms = told_s.and_then(|told_s| resolve_ms(told_s, dated, window));
+    EventTime {
+        ms: told_ms.or(dated.wall_ms),
+        quality: dated.quality,
+        device_rejected: told_s.is_some() && told_ms.is_none(),
+    }
+}
+
+fn resolve_ms(told_s: f64, received: Dated, window: DeviceTimeWindow) -> Option<i64> {
     if !told_s.is_finite() || told_s.abs() >= SANE_BELOW_S || told_s <= -RELATIVE_BELOW_S {
         return None;
     }
     // Below 2^42, so nothing is lost.
     let told_ms = (told_s * 1000.0).round() as i64;
     let time_ms = if told_s < RELATIVE_BELOW_S {
-        received_ms.checked_add(told_ms)?
+        received.wall_ms?.checked_add(told_ms)?
     } else {
         told_ms
     };
-    (time_ms >= 0).then_some(time_ms)
+    let sane = match (received.quality, received.wall_ms) {
+        (TimeQuality::Synced | TimeQuality::Corrected, Some(received_ms)) => {
+            received_ms.saturating_sub(time_ms) <= millis(window.past)
+                && time_ms.saturating_sub(received_ms) <= millis(window.future)
+        }
+        // The device may know better than a gateway that never knew.
+        (TimeQuality::Unsynced, _) | (_, None) => is_plausible(time_ms),
+    };
+    sane.then_some(time_ms)
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Base time plus time of the first record, in seconds; `None` if it gives neither.
@@ -151,21 +193,35 @@ mod tests {
     use super::*;
     use crate::record::{Offset, Origin, Stamp};
 
-    const RECEIVED_MS: i64 = 1_800_000_000_000;
+    const RECEIVED_MS: i64 = 1_900_000_000_000;
+    const WINDOW: DeviceTimeWindow = DeviceTimeWindow {
+        past: Duration::from_secs(365 * 86_400 * 10),
+        future: Duration::from_secs(3600),
+    };
 
-    fn time_of(payload: &[u8], wall_ms: i64) -> Option<i64> {
-        event_time_ms(&RecordView {
+    fn time(payload: &[u8], dated: Dated) -> EventTime {
+        let record = RecordView {
             offset: Offset::ZERO,
             source: "line",
             subject: "line/a",
             kind: PayloadKind::SenmlCbor,
             origin: Origin::Line,
-            received: Stamp {
-                wall_ms,
-                mono_ms: 0,
-            },
+            received: Stamp::default(),
+            boot_id: 1,
             payload,
-        })
+        };
+        event_time(&record, dated, WINDOW)
+    }
+
+    fn received(wall_ms: i64) -> Dated {
+        Dated {
+            wall_ms: Some(wall_ms),
+            quality: TimeQuality::Synced,
+        }
+    }
+
+    fn time_of(payload: &[u8], wall_ms: i64) -> Option<i64> {
+        time(payload, received(wall_ms)).ms
     }
 
     #[test]
@@ -212,8 +268,34 @@ mod tests {
     }
 
     #[test]
-    fn without_any_sane_clock_there_is_no_time() {
-        assert_eq!(time_of(b"\x80", -1), None);
-        assert_eq!(time_of(b"\x81\xa1\x06\x24", 1_000), Some(1_000));
+    fn a_time_outside_the_window_is_marked_and_that_of_receipt_taken() {
+        // bt: 1500000000, more than ten years before; bt: 2000000000, years after.
+        for seconds in [1_500_000_000_u32, 2_000_000_000] {
+            let mut pack = b"\x81\xa1\x22\x1a".to_vec();
+            pack.extend(seconds.to_be_bytes());
+            let time = time(&pack, received(RECEIVED_MS));
+            assert_eq!((time.ms, time.device_rejected), (Some(RECEIVED_MS), true));
+        }
+        let time = time(b"\x81\xa1\x22\x1a\x65\x53\xf1\x00", received(RECEIVED_MS));
+        assert!(!time.device_rejected);
+    }
+
+    #[test]
+    fn a_gateway_that_does_not_know_the_time_believes_a_device_that_can() {
+        let unsynced = Dated {
+            wall_ms: None,
+            quality: TimeQuality::Unsynced,
+        };
+        let mut pack = b"\x81\xa1\x22\x1a".to_vec();
+        pack.extend(1_900_000_000_u32.to_be_bytes());
+        let later = time(&pack, unsynced);
+        assert_eq!(
+            (later.ms, later.quality),
+            (Some(RECEIVED_MS), TimeQuality::Unsynced)
+        );
+        let nothing = time(b"\x80", unsynced);
+        assert_eq!((nothing.ms, nothing.device_rejected), (None, false));
+        let relative = time(b"\x81\xa1\x06\x24", unsynced);
+        assert_eq!((relative.ms, relative.device_rejected), (None, true));
     }
 }

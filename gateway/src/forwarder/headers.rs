@@ -8,6 +8,7 @@ use std::fmt::Write;
 use rdkafka::message::{Header, OwnedHeaders};
 use time::OffsetDateTime;
 
+use super::event_time::EventTime;
 use super::in_flight::Span;
 use super::route::Routed;
 use crate::config::HeaderSet;
@@ -50,11 +51,11 @@ impl HeaderMaker {
     pub(super) fn of_record(
         &mut self,
         record: &RecordView<'_>,
-        time_ms: i64,
+        time: EventTime,
         media_type: &str,
         routed: &Routed,
     ) -> Made {
-        let mut list = List::new(ATTRIBUTES + routed.headers().len());
+        let mut list = List::new(ATTRIBUTES + 2 + routed.headers().len());
         if self.set != HeaderSet::None {
             list.add("ce_id", self.id.with(format_args!("{}", record.offset)));
         }
@@ -64,8 +65,14 @@ impl HeaderMaker {
             list.add("ce_source", source);
             list.add("ce_type", "telemetry");
             list.add("ce_subject", record.subject);
-            list.add("ce_time", self.time.of(time_ms));
+            if let Some(time_ms) = time.ms {
+                list.add("ce_time", self.time.of(time_ms));
+            }
             list.add("content-type", media_type);
+            list.add("timequality", time.quality.as_str());
+            if time.device_rejected {
+                list.add("devicetime", "rejected");
+            }
         }
         for (name, value) in routed.headers() {
             list.add(name, value);
@@ -78,7 +85,7 @@ impl HeaderMaker {
         &mut self,
         source: Option<&str>,
         span: Span,
-        time_ms: i64,
+        time_ms: Option<i64>,
         media_type: &str,
     ) -> Made {
         let mut list = List::new(ATTRIBUTES);
@@ -94,7 +101,9 @@ impl HeaderMaker {
                 None => self.source.with(format_args!("")),
             };
             list.add("ce_source", source);
-            list.add("ce_time", self.time.of(time_ms));
+            if let Some(time_ms) = time_ms {
+                list.add("ce_time", self.time.of(time_ms));
+            }
             list.add("content-type", media_type);
         }
         list.made()
@@ -200,6 +209,7 @@ mod tests {
     use rdkafka::message::Headers;
 
     use super::*;
+    use crate::clock::timeline::TimeQuality;
     use crate::record::{Offset, Origin, PayloadKind, Stamp};
 
     fn record() -> RecordView<'static> {
@@ -210,7 +220,16 @@ mod tests {
             kind: PayloadKind::Opaque,
             origin: Origin::Line,
             received: Stamp::default(),
+            boot_id: 1,
             payload: b"{}",
+        }
+    }
+
+    fn synced(ms: Option<i64>) -> EventTime {
+        EventTime {
+            ms,
+            quality: TimeQuality::Synced,
+            device_rejected: false,
         }
     }
 
@@ -240,7 +259,7 @@ mod tests {
         let mut maker = HeaderMaker::new(HeaderSet::CloudEvents, "gw-1", "00ff");
         let made = maker.of_record(
             &record(),
-            1_700_000_000_007,
+            synced(Some(1_700_000_000_007)),
             "application/json",
             &Routed::default(),
         );
@@ -252,6 +271,7 @@ mod tests {
             ("ce_subject", "city/north/air/a1"),
             ("ce_time", "2023-11-14T22:13:20.007Z"),
             ("content-type", "application/json"),
+            ("timequality", "synced"),
         ]);
         assert_eq!(told(&made), expected);
         let text_bytes: usize = expected.iter().map(|(n, v)| n.len() + v.len()).sum();
@@ -259,16 +279,36 @@ mod tests {
     }
 
     #[test]
+    fn without_a_time_none_is_told_and_a_device_that_is_not_believed_is_marked() {
+        let mut maker = HeaderMaker::new(HeaderSet::CloudEvents, "gw-1", "00ff");
+        let time = EventTime {
+            ms: None,
+            quality: TimeQuality::Unsynced,
+            device_rejected: true,
+        };
+        let made = maker.of_record(&record(), time, "application/json", &Routed::default());
+        let told = told(&made);
+        assert!(told.iter().all(|(name, _)| name != "ce_time"));
+        let marks = pairs(&[("timequality", "unsynced"), ("devicetime", "rejected")]);
+        assert_eq!(told[told.len() - 2..], marks);
+    }
+
+    #[test]
     fn without_headers_only_a_gap_marker_tells_its_type() {
         let mut maker = HeaderMaker::new(HeaderSet::None, "gw-1", "00ff");
-        let made = maker.of_record(&record(), 0, "application/json", &Routed::default());
+        let made = maker.of_record(
+            &record(),
+            synced(None),
+            "application/json",
+            &Routed::default(),
+        );
         assert!(made.headers.is_none());
         let span = Span {
             first: Offset::new(7),
             last: Offset::new(9),
             more_follow: false,
         };
-        let made = maker.of_gap(None, span, 0, "application/json");
+        let made = maker.of_gap(None, span, Some(0), "application/json");
         assert_eq!(told(&made), pairs(&[("ce_type", "telemetry.gap")]));
     }
 
@@ -280,7 +320,7 @@ mod tests {
             last: Offset::new(9),
             more_follow: false,
         };
-        let made = maker.of_gap(Some("city"), span, 0, "application/json");
+        let made = maker.of_gap(Some("city"), span, Some(0), "application/json");
         let expected = [("ce_type", "telemetry.gap"), ("ce_id", "gw-1:00ff:7-9")];
         assert_eq!(told(&made), pairs(&expected));
     }

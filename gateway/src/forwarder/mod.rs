@@ -47,6 +47,7 @@ use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 
+use crate::clock::timeline::Boots;
 use crate::commit_log::{CommitLog, Condition, Cursor, Item};
 use crate::config::{Config, Delivery};
 use crate::dead_letters::DeadLetters;
@@ -56,6 +57,7 @@ use crate::record::Offset;
 use aside::Reason;
 use backoff::{Backoff, FailedReads, Stop};
 use encode::{Encoder, Outgoing};
+pub use event_time::DeviceTimeWindow;
 use lane::{Alone, Lane, Streamed, Trouble};
 
 /// What the forwarder works with.
@@ -67,6 +69,8 @@ pub struct ForwarderContext {
     pub dead_letters: DeadLetters,
     /// Figures.
     pub metrics: Arc<Metrics>,
+    /// When earlier boots of the board began.
+    pub boots: Boots,
     /// Set when the gateway drains: deliver what is synced for `shutdown_grace`, then end.
     pub stop: Arc<AtomicBool>,
     /// Where the log ended when it was opened: records from here on were received in this run.
@@ -181,6 +185,7 @@ impl<'c> Forwarder<'c> {
             log,
             dead_letters,
             metrics,
+            boots,
             stop,
             received_here_from,
         } = context;
@@ -192,7 +197,7 @@ impl<'c> Forwarder<'c> {
             config,
             metrics,
             dead_letters,
-            encoder: Encoder::new(config, &log.identity()),
+            encoder: Encoder::new(config, &log.identity(), boots),
             log_identity: log.identity(),
             lane,
             sending: Sending::Streaming,

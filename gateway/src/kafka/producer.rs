@@ -17,6 +17,11 @@ use crate::metrics::Metrics;
 /// Most events served in one go, so that a flood of log lines cannot keep the caller.
 const EVENTS_SERVED_MAX: u32 = 64;
 
+/// What Kafka's record format has for a record without a timestamp (its `RecordBatch` format's
+/// `NO_TIMESTAMP`): a broker neither refuses it for its age nor expires it by it. Left out,
+/// librdkafka would put the board's own clock there.
+const NO_TIMESTAMP: i64 = -1;
+
 /// A message as librdkafka takes it. It copies what is borrowed here.
 #[derive(Debug)]
 pub struct Message<'a> {
@@ -26,7 +31,7 @@ pub struct Message<'a> {
     pub key: Option<&'a str>,
     /// Value; empty rather than null where there is nothing.
     pub value: &'a [u8],
-    /// Milliseconds since the Unix epoch; `None` for the time of sending.
+    /// Milliseconds since the Unix epoch; `None` for a record without a time of its own.
     pub timestamp_ms: Option<i64>,
     /// Headers, if any.
     pub headers: Option<OwnedHeaders>,
@@ -94,7 +99,7 @@ impl Producer {
             partition,
             payload: Some(message.value),
             key: message.key,
-            timestamp: message.timestamp_ms,
+            timestamp: Some(message.timestamp_ms.unwrap_or(NO_TIMESTAMP)),
             headers: message.headers,
             delivery_opaque: opaque,
         };

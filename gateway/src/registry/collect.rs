@@ -55,6 +55,7 @@ fn record<'a>(source: &'a str, subject: &'a str, seen: &Seen) -> RecordView<'a> 
         kind: PayloadKind::Opaque,
         origin: seen.origin,
         received: Stamp::default(),
+        boot_id: 0,
         payload: b"",
     }
 }

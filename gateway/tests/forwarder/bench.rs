@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use edge_gateway::clock::SystemClock;
+use edge_gateway::clock::timeline::Boots;
+use edge_gateway::clock::{self, SystemClock};
 use edge_gateway::commit_log::fs::RealFs;
 use edge_gateway::commit_log::{CommitLog, CommitReport, Compression, Observer, Options, Progress};
 use edge_gateway::config::{self, Config};
 use edge_gateway::dead_letters::{DeadLetters, Envelope};
 use edge_gateway::forwarder::{self, ForwarderContext, ForwarderError};
 use edge_gateway::metrics::{Metrics, TopicLabel};
-use edge_gateway::record::{NewRecord, Offset, Origin, PayloadKind, SourceName, Stamp};
+use edge_gateway::record::{NewRecord, Offset, Origin, PayloadKind, SourceName};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
@@ -131,6 +132,7 @@ impl Bench {
             log: self.log.clone(),
             dead_letters: self.dead_letters.clone(),
             metrics: Arc::clone(&self.metrics),
+            boots: Boots::default(),
             stop: Arc::clone(&stop),
             received_here_from: self.log.progress().synced,
         };
@@ -174,10 +176,7 @@ impl Bench {
                 dup: false,
                 settled: edge_gateway::record::Settled::default(),
             },
-            received: Stamp {
-                wall_ms: 1_700_000_000_000,
-                mono_ms: 0,
-            },
+            received: clock::now(),
             payload,
         };
         let give_up = Instant::now() + PATIENCE;

@@ -195,6 +195,7 @@ mod tests {
                 wall_ms: 1_700_000_000_123,
                 mono_ms: 5,
             },
+            boot_id: 0,
             payload,
         }
     }

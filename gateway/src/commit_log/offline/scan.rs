@@ -45,7 +45,7 @@ impl<'a> BatchAt<'a> {
             Kind::Records => self.content,
             Kind::Checkpoint => &[],
         };
-        Entries::new(content, self.header.base).flatten()
+        Entries::new(content, self.header.base, self.header.written.boot_id).flatten()
     }
 
     /// Number of records it says it holds.

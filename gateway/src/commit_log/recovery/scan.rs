@@ -179,7 +179,9 @@ impl Scan {
         }
         if found.header.kind == Kind::Records {
             let content = self.reader.content(found).unwrap_or(&[]);
-            for record in Entries::new(content, found.header.base).flatten() {
+            for record in
+                Entries::new(content, found.header.base, found.header.written.boot_id).flatten()
+            {
                 state.apply(&record);
             }
         }

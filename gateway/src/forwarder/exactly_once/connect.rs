@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::super::encode::Encoder;
 use super::super::{Flow, ForwarderError};
 use super::failure::Failure;
 use super::position::{self, History, LogFacts, Resume};
@@ -227,7 +226,8 @@ impl Sender<'_> {
         self.log_identity = self.log.identity();
         self.superseded = history.superseded_by(&self.log_identity);
         self.floor = self.log.committed();
-        self.encoder = Encoder::new(self.config, &self.log_identity);
+        self.encoder
+            .set_log_identity(self.config, &self.log_identity);
         let set_aside = self
             .dead_letters
             .offsets_of(&self.log_identity, self.floor)

@@ -113,6 +113,7 @@ impl<'c> Sender<'c> {
             log,
             dead_letters,
             metrics,
+            boots,
             stop,
             received_here_from,
         } = context;
@@ -124,7 +125,7 @@ impl<'c> Sender<'c> {
             stop: Stop::new(stop, grace),
             backoff: Backoff::new(),
             received_here_from,
-            encoder: Encoder::new(config, &log_identity),
+            encoder: Encoder::new(config, &log_identity, boots),
             log_identity,
             instance: super::connect::random_name(),
             host: super::connect::host_name(),

@@ -141,13 +141,14 @@ impl Sender<'_> {
         let (Some(session), Some(open)) = (&self.session, &mut self.open) else {
             return Flow::Break;
         };
+        let now_ms = clock::wall_ms();
         let position = Position {
             log: self.log_identity.clone(),
             offset: open.next.get(),
             fingerprint: open.fingerprint,
             instance: self.instance.clone(),
             host: self.host.clone(),
-            time: TimeText::default().of(clock::wall_ms()).to_owned(),
+            time: TimeText::default().of(now_ms).to_owned(),
             superseded: self.superseded.clone(),
         };
         let value = serde_json::to_vec(&position).expect("texts and numbers are always JSON");
@@ -155,7 +156,7 @@ impl Sender<'_> {
             topic: session.topic.name(),
             key: Some(&self.config.gateway.id),
             value: &value,
-            timestamp_ms: None,
+            timestamp_ms: Some(now_ms).filter(|now_ms| clock::is_plausible(*now_ms)),
             headers: None,
         };
         let partition = Some(session.topic.partition);

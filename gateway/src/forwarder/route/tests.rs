@@ -21,6 +21,7 @@ fn record<'a>(source: &'a str, subject: &'a str, origin: crate::record::Origin) 
         kind: PayloadKind::Opaque,
         origin,
         received: Stamp::default(),
+        boot_id: 0,
         payload: b"",
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! A board without a battery-backed clock starts in 1970, or at the date its image was made. No
 //! interface that is free of `unsafe` says whether NTP has answered, so a clock that stands past
-//! the protocol's own first year counts as set; when NTP then moves it, that is a step, and devices
+//! the day on which this program was built counts as set; when NTP then moves it, that is a step, and devices
 //! are told again.
 
+use crate::clock::is_plausible;
 use crate::record::Stamp;
 
-/// 2025-01-01T00:00:00Z in Unix milliseconds: no telemetry of this protocol is older.
-const PLAUSIBLE_MS_MIN: i64 = 1_735_689_600_000;
 /// A jump larger than this between two looks is a step. NTP slews 0.5 ms a second: looks that are
 /// [`LOOK_INTERVAL_MS`] apart never see that much of it.
 const STEP_MS: u64 = 1_000;
@@ -46,7 +45,7 @@ impl WallClock {
             now_ms: now.mono_ms,
             unix_ms: u64::try_from(now.wall_ms)
                 .ok()
-                .filter(|_| now.wall_ms >= PLAUSIBLE_MS_MIN),
+                .filter(|_| is_plausible(now.wall_ms)),
             stepped,
         }
     }
