@@ -231,10 +231,12 @@ impl<const SLOTS: usize, const PAYLOAD_MAX: usize> Sender<SLOTS, PAYLOAD_MAX> {
         Ok(self.deadline_ms.map_or(Action::Idle, Action::Wait))
     }
 
-    /// The last byte of the frame that [`poll`](Self::poll) gave has left: the wait for its ACK
-    /// begins.
+    /// The last byte of the frame that [`poll`](Self::poll) gave has left: the wait for an ACK
+    /// begins, if none is waited for. One that has begun goes on: a full ring frees a place in the
+    /// window with each message that it gives up, and what is then sent would put off for ever
+    /// that the oldest is sent again.
     pub fn transmitted(&mut self, now_ms: u64) {
-        if self.sent > 0 {
+        if self.sent > 0 && self.deadline_ms.is_none() {
             self.deadline_ms = Some(now_ms.saturating_add(self.wait_ms()));
         }
     }
@@ -527,6 +529,20 @@ mod tests {
         assert_eq!(sent(&mut sender, 1), [(4, 3)]);
         let at = deadline(&mut sender, 1);
         assert_eq!(sent(&mut sender, at), [(1, 0), (2, 1), (3, 2), (4, 3)]);
+    }
+
+    #[test]
+    fn a_ring_that_overflows_faster_than_the_timer_runs_still_sends_its_oldest_again() {
+        let mut sender = sender(2);
+        push(&mut sender, 4);
+        sent(&mut sender, 0);
+        for now in (100..2_000).step_by(100) {
+            push(&mut sender, 1);
+            if sent(&mut sender, now).contains(&(now as u32 / 100, 0)) {
+                return;
+            }
+        }
+        panic!("the oldest was sent once and never again");
     }
 
     #[test]
