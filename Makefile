@@ -1,5 +1,7 @@
 # setup   what building and testing need, Debian packages and Apache Kafka; quick the second time
 # build   everything, in the profile the tests use
+# firmware  the example firmware in Rust and C, with the flash and RAM it takes, and the test of the
+#         shim's C interface
 # test    unit, end-to-end and fault tests, against real Mosquitto and Apache Kafka
 # test-long  SIGKILL and power cuts at random instants, a hundred of each
 # lint    format and clippy
@@ -9,7 +11,7 @@
 #         11 GiB of disk. BENCH="--short" leaves out the backlog of 8 GiB.
 # fuzz    every fuzz target for 20 s, or FUZZ_SECONDS; needs g++
 
-.PHONY: setup build test test-long lint demo bench fuzz
+.PHONY: setup build firmware test test-long lint demo bench fuzz
 
 setup:
 	./tests/setup.sh
@@ -17,17 +19,24 @@ setup:
 build:
 	cargo build --workspace --bins
 
+firmware:
+	firmware-shim/firmware/build.sh
+	firmware-shim/c/build.sh
+
 # The system tests start the programs that `build` puts beside them. They share two cores with the
 # brokers, so each test binary runs its heavy tests one at a time by itself.
-test: setup build
+test: setup build firmware
 	cargo test --workspace
+	cargo test -p firmware-shim --features c-api,std --lib --test header -- c_api header
 
 test-long: setup build
 	EDGE_GATEWAY_LONG=1 cargo test -p system-tests --test disk -- --nocapture
 
 lint:
 	cargo fmt --all --check
+	cd firmware-shim/firmware && cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p firmware-shim --all-targets --features c-api,std -- -D warnings
 
 demo: setup
 	cargo build --release --workspace --bins

@@ -19,6 +19,13 @@ packages=(
   mount
   openjdk-17-jre-headless
   maven
+  # For microcontrollers (make firmware). Debian's Rust beside any other: of it there is the source of
+  # the standard library, without which there is none for such a target.
+  rustc-web
+  cargo-web
+  rust-web-src
+  gcc-arm-none-eabi
+  qemu-system-arm
 )
 
 missing=()

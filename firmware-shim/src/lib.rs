@@ -13,6 +13,7 @@
 //! - [`link::receiver`]: the gateway's end: each message once, in order, acknowledged only when it
 //!   is durable.
 //! - [`senml`]: sensor readings as `SenML` packs in CBOR (RFC 8428), the usual payload.
+//! - `c_api`: the device's end for firmware in C, with feature `c-api`.
 //! - [`crc`]: the checksum; by table, or with feature `std` by the processor's instruction.
 //!
 //! # Invariants
@@ -24,8 +25,11 @@
 //! - **L4** An ACK never goes past what its caller has said is durable.
 //! - **L5** Memory is fixed when a state machine is made; no input makes it grow or panic.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "c-api"), forbid(unsafe_code))]
+#![cfg_attr(feature = "c-api", deny(unsafe_code))]
 
+#[cfg(feature = "c-api")]
+pub mod c_api;
 pub mod crc;
 pub mod decoder;
 pub mod frame;

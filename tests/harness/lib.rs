@@ -17,6 +17,7 @@
 //! | [`mount`] | an ext4 file system of its own |
 //! | [`fault_disk`] | a disk that forgets what is not synced when its power fails |
 //! | [`random`] | chance that can be had again |
+//! | [`board`] | a microcontroller board in QEMU, its UART a serial line |
 //! | [`frame`] | frames of the shim link, whole and damaged |
 //! | [`gateway`], [`sim`] | the programs under test |
 //! | [`ce_ids`] | counts Kafka's records by the offset in the gateway's log |
@@ -28,6 +29,7 @@
     allow(clippy::unwrap_used, reason = "a test that fails says where")
 )]
 
+pub mod board;
 pub mod ce_ids;
 pub mod certs;
 pub mod clockless_board;

@@ -182,6 +182,23 @@ pub fn workspace_program(name: &str) -> PathBuf {
     path
 }
 
+/// Path of what `make firmware` builds, in `target/firmware` or where `EDGE_FIRMWARE_DIR` says.
+///
+/// # Panics
+/// If it isn't there.
+#[must_use]
+pub fn firmware(name: &str) -> PathBuf {
+    let dir = std::env::var_os("EDGE_FIRMWARE_DIR")
+        .map_or_else(|| profile_dir().with_file_name("firmware"), PathBuf::from);
+    let path = dir.join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: make firmware",
+        path.display()
+    );
+    path
+}
+
 /// `target/<profile>`, for a test in its `deps` folder and for a program in it alike.
 fn profile_dir() -> PathBuf {
     let exe = std::env::current_exe().unwrap_or_else(|e| panic!("path of this program: {e}"));
