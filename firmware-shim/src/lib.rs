@@ -35,3 +35,8 @@ pub mod decoder;
 pub mod frame;
 pub mod link;
 pub mod senml;
+
+/// Compiles what the README shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,10 +1,10 @@
 //! The node: what is sampled, what is kept, what is on the line.
 //!
 //! A sample becomes a `SenML` pack and goes into the link's ring, where it stays until the gateway has
-//! acknowledged it. The ring is 8 deep: with a sample every 2 s it carries the node over 16 s without
-//! a gateway. After that the oldest is given up for the newest, which is counted, told with every
-//! later sample (`lost`), and shown: the LED blinks until everything still held has been
-//! acknowledged.
+//! acknowledged it. The ring is 8 deep: with a sample every 2 s that is 16 s, enough for 4 s without a
+//! gateway and the wait for the next attempt after them. In longer outages the oldest is given up for
+//! the newest, which is counted, told with every later sample (`lost`), and shown: the LED blinks
+//! until everything still held has been acknowledged.
 
 use firmware_shim::decoder::{Decoder, Outcome};
 use firmware_shim::frame::{Frame, Kind, body_bytes, frame_bytes_max};
