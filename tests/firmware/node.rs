@@ -98,7 +98,10 @@ fn what_the_node_gives_up_without_a_gateway_is_shown_told_and_counted_exactly() 
     // What was given up lies before all that the node holds now.
     gateway.wait_metric(COMMITTED, &[SOURCE], 10.0, SOON);
     let gaps = gateway.metric(GAPS, &[SOURCE]).unwrap();
-    assert!(!board.led(), "all that was held has been acknowledged");
+    wait::until("two more records", SOON, || {
+        assert!(!board.led(), "all that was held has been acknowledged");
+        gateway.metric(COMMITTED, &[SOURCE]) >= Some(12.0)
+    });
 
     let (counts, lost) = read_back(board, gateway, &topic);
     assert!(counts.missing > 0, "{counts:?}");
