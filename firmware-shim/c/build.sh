@@ -8,6 +8,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# What is set for this machine's programs is not meant for these.
+unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
 out="$(realpath -m "${CARGO_TARGET_DIR:-../../target}")/firmware"
 warnings=(-std=c11 -Wall -Wextra -Werror -pedantic -I../include)
 export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1

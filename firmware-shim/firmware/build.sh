@@ -7,13 +7,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# What is set for this machine's programs is not meant for these.
+unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
 out="$(realpath -m "${CARGO_TARGET_DIR:-../../target}")/firmware"
 elf="$out/sensor-node.elf"
 flash_bytes_max=$((16 * 1024))
 ram_bytes_max=$((4 * 1024))
 
 CARGO_TARGET_DIR="$out/build" RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
-  /usr/bin/cargo build --release --locked --quiet
+  /usr/bin/cargo build --release --locked --quiet -Zwarnings --config 'build.warnings="deny"'
 cp "$out/build/thumbv7m-none-eabi/release/sensor-node" "$elf"
 
 # Bytes of the sections named; .data lies in flash and is copied to RAM.

@@ -25,9 +25,9 @@
   (FIRMWARE_SHIM_PAYLOAD_BYTES_MAX + 14 + (FIRMWARE_SHIM_PAYLOAD_BYTES_MAX + 13 + 253) / 254)
 
 /* The memory of a node, for example a static variable. Its content is the library's. */
-typedef struct firmware_shim_node {
+struct firmware_shim_node {
   uint64_t memory[(192 + FIRMWARE_SHIM_RING_SLOTS * (FIRMWARE_SHIM_PAYLOAD_BYTES_MAX + 6)) / 8];
-} firmware_shim_node;
+};
 
 /*
  What became of a call: [`Status::Ok`], or why nothing was done. Errors are negative, so that a

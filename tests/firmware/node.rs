@@ -110,34 +110,37 @@ fn what_the_node_gives_up_without_a_gateway_is_shown_told_and_counted_exactly() 
 }
 
 #[test]
-fn the_node_keeps_within_its_ram_with_its_stack() {
+fn the_nodes_in_rust_and_c_keep_within_their_ram_with_their_stacks() {
     let _turn = turn();
-    let kafka = kafka::shared();
-    let topic = kafka.new_topic(1);
-    let mut board = Board::start(PROGRAM);
-    let settings = Settings::new(&kafka.bootstrap(), &topic).serial("node", board.line(), "shim");
-    let mut gateway = Gateway::start_ready(&settings);
-    gateway.wait_metric(COMMITTED, &[SOURCE], 3.0, SOON);
-    board.freeze();
-    let statics = end_of_statics();
-    let ram = board.ram(RAM_BYTES);
-    let untouched = ram[statics..].iter().take_while(|byte| **byte == 0).count();
-    println!(
-        "RAM: {statics} bytes of statics, {} of stack, {untouched} never touched",
-        RAM_BYTES - statics - untouched
-    );
-    assert!(untouched < RAM_BYTES - statics, "the stack is in use");
-    assert!(untouched >= RAM_BYTES_SPARE, "{untouched}");
+    for (program, statics_end) in [(PROGRAM, "__ebss"), ("board-node.elf", "bss_end")] {
+        let kafka = kafka::shared();
+        let topic = kafka.new_topic(1);
+        let mut board = Board::start(program);
+        let settings =
+            Settings::new(&kafka.bootstrap(), &topic).serial("node", board.line(), "shim");
+        let mut gateway = Gateway::start_ready(&settings);
+        gateway.wait_metric(COMMITTED, &[SOURCE], 3.0, SOON);
+        board.freeze();
+        let statics = ram_offset(program, statics_end);
+        let ram = board.ram(RAM_BYTES);
+        let unused = ram[statics..].iter().take_while(|byte| **byte == 0);
+        let untouched = unused.count();
+        let stack = RAM_BYTES - statics - untouched;
+        println!("{program}: RAM {statics} bytes of statics, {stack} of stack");
+        assert!(stack > 0, "{program}: its stack is where it is looked for");
+        assert!(untouched >= RAM_BYTES_SPARE, "{program}: {untouched}");
+    }
 }
 
-/// Where the node's statics end, counted from the start of RAM.
-fn end_of_statics() -> usize {
+/// Where a symbol of `program` lies, counted from the start of RAM.
+fn ram_offset(program: &str, symbol: &str) -> usize {
     let output = Command::new("arm-none-eabi-nm")
-        .arg(process::firmware(PROGRAM))
+        .arg(process::firmware(program))
         .output()
         .unwrap();
     let symbols = String::from_utf8(output.stdout).unwrap();
-    let line = symbols.lines().find(|line| line.ends_with(" __ebss"));
+    let suffix = format!(" {symbol}");
+    let line = symbols.lines().find(|line| line.ends_with(&suffix));
     let address = line.unwrap().split(' ').next().unwrap();
     usize::from_str_radix(address, 16).unwrap() - 0x2000_0000
 }

@@ -111,7 +111,9 @@ pub unsafe extern "C" fn firmware_shim_init(
         one_way: config.one_way,
     };
     // SAFETY: it is not null, aligned, and large enough; what it held needs no drop.
-    unsafe { node.write(Node::new(sender)) };
+    unsafe { node.write(Node::NEW) };
+    // SAFETY: a node has just been written here.
+    unsafe { &mut *node }.configure(sender);
     Status::Ok
 }
 

@@ -60,14 +60,18 @@ pub(super) struct Value<'a> {
 }
 
 impl Node {
-    pub(super) const fn new(config: Config) -> Self {
-        Self {
-            mark: MARK,
-            epoch_ms: 0,
-            lost: 0,
-            decoder: Decoder::new(),
-            sender: Sender::new(config),
-        }
+    /// A node at its beginning. A constant, to be copied from flash to its place: made on the stack
+    /// it would take as much of that as the ring is large.
+    pub(super) const NEW: Self = Self {
+        mark: MARK,
+        epoch_ms: 0,
+        lost: 0,
+        decoder: Decoder::new(),
+        sender: Sender::new(Config::new(0, 0)),
+    };
+
+    pub(super) const fn configure(&mut self, config: Config) {
+        self.sender.configure(config);
     }
 
     /// Keeps `count` values as one pack.

@@ -186,6 +186,12 @@ impl<const SLOTS: usize, const PAYLOAD_MAX: usize> Sender<SLOTS, PAYLOAD_MAX> {
         }
     }
 
+    /// Gives it another configuration; nothing has been pushed yet.
+    #[cfg(feature = "c-api")]
+    pub(crate) const fn configure(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// Keeps a message to be sent. If the ring is full, its oldest message is given up.
     ///
     /// # Errors
