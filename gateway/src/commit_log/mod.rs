@@ -59,6 +59,7 @@ mod error;
 pub mod fs;
 mod metered;
 pub mod offline;
+mod opening;
 mod outcome;
 mod progress;
 mod quarantine;
@@ -73,7 +74,7 @@ mod tests;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -88,16 +89,8 @@ pub use state::{BadCheckpoint, DurableState};
 
 use crate::clock::Clock;
 use crate::record::{NewRecord, Offset};
-use batch::{Header, Kind};
-use compression::{Content, Packer};
-use drops::{DropFile, Drops};
-use fs::{Fs, LockGuard};
-use metered::Metered;
-use recovery::{Recovered, Tail};
-use retention::Expiry;
-use shared::{Damage, Gathered, Inner, Segment, Shared};
-use slots::Slot;
-use writer::Writer;
+use fs::Fs;
+use shared::Shared;
 
 const LOCK_NAME: &str = "lock";
 /// Most bytes gathered for one commit: enough that a sync is cheap beside the write, little beside
@@ -230,21 +223,7 @@ impl CommitLog {
         observer: Box<dyn Observer>,
         state: S,
     ) -> Result<Opened<S>, OpenError> {
-        check(&options)?;
-        let written_bytes = Arc::new(AtomicU64::new(0));
-        let fs: Arc<dyn Fs> = Arc::new(Metered::new(fs, Arc::clone(&written_bytes)));
-        let dir = &options.dir;
-        fs.create_dir_all(dir)
-            .map_err(StorageError::new("make the directory", dir))?;
-        let lock = lock(&*fs, &options)?;
-        Opening {
-            fs,
-            options,
-            lock,
-            state,
-            written_bytes,
-        }
-        .run(observer)
+        opening::open(fs, options, observer, state)
     }
 
     /// Puts a record into the batch being gathered and returns the offset it will have. The record
@@ -315,7 +294,7 @@ impl CommitLog {
     /// then stays.
     #[must_use]
     pub fn renew_identity(&self) -> bool {
-        self.shared.renew(new_identity())
+        self.shared.renew(opening::new_identity())
     }
 
     /// Figures for metrics and status.
@@ -367,296 +346,4 @@ pub struct Stats {
     /// Bytes written to the log's files by and since opening, in whole pages: batches, checkpoints,
     /// slots, zeroes.
     pub written_bytes: u64,
-}
-
-fn check(options: &Options) -> Result<(), OpenError> {
-    let Options {
-        segment_bytes,
-        bytes_max,
-        ..
-    } = *options;
-    if segment_bytes < SEGMENT_BYTES_MIN || segment_bytes % 4096 != 0 || segment_bytes >= 1 << 32 {
-        return Err(OpenError::Size {
-            what: "segment size",
-            found: segment_bytes,
-            expected: "a multiple of 4096, from 256 KiB to below 4 GiB",
-        });
-    }
-    if bytes_max < 2 * segment_bytes + slots::FILE_BYTES + drops::FILE_BYTES {
-        return Err(OpenError::Size {
-            what: "budget",
-            found: bytes_max,
-            expected: "at least two segments and 40 KiB",
-        });
-    }
-    Ok(())
-}
-
-fn lock(fs: &dyn Fs, options: &Options) -> Result<Box<dyn LockGuard>, OpenError> {
-    let path = options.dir.join(LOCK_NAME);
-    let locked = fs
-        .lock(&path, &options.owner)
-        .map_err(StorageError::new("lock", &path))?;
-    locked.map_err(|owner| OpenError::InUse {
-        dir: options.dir.clone(),
-        owner,
-    })
-}
-
-/// The steps of opening, in order.
-struct Opening<S> {
-    fs: Arc<dyn Fs>,
-    options: Options,
-    lock: Box<dyn LockGuard>,
-    state: S,
-    written_bytes: Arc<AtomicU64>,
-}
-
-/// What opening has found out when the writer starts.
-struct Found {
-    recovered: Recovered,
-    slot: Slot,
-    tail: Tail,
-    drop_file: DropFile,
-    drops: Drops,
-}
-
-impl<S: DurableState + Clone + 'static> Opening<S> {
-    fn run(mut self, observer: Box<dyn Observer>) -> Result<Opened<S>, OpenError> {
-        let dir = self.options.dir.clone();
-        let mut recovered = recovery::recover(
-            &*self.fs,
-            &dir,
-            self.options.segment_bytes,
-            new_identity,
-            &mut self.state,
-        )?;
-        let slot = recovered.slot;
-        let tail = recovered.tail.take();
-        let open_counter = tail
-            .as_ref()
-            .map_or(slot.open_counter, |tail| tail.open_counter)
-            .saturating_add(1);
-        let tail = match tail {
-            Some(tail) => tail,
-            None => self.first_segment(&slot, open_counter, &mut recovered.listing.segments)?,
-        };
-        let committed = tail.committed.min(tail.next);
-        let wanted = self.options.drop_oldest || self.options.age_max.is_some();
-        let (drop_file, mut drops) = DropFile::open(&*self.fs, &dir, slot.identity, wanted)
-            .map_err(StorageError::new("open", &dir.join(drops::FILE_NAME)))?;
-        drops::finish(&drops, &*self.fs, &dir, &mut recovered.listing.segments)?;
-        drops.prune(committed);
-        self.reserve(&mut recovered)?;
-        self.fs
-            .sync_dir(&dir)
-            .map_err(StorageError::new("sync the directory", &dir))?;
-        let slot = Slot {
-            identity: slot.identity,
-            open_counter,
-            committed,
-            synced: tail.next,
-            lineage: slot.lineage,
-        };
-        let slots_path = slots::path(&dir);
-        recovered
-            .slots
-            .write(&slot)
-            .map_err(StorageError::new("write", &slots_path))?;
-        let found = Found {
-            recovered,
-            slot,
-            tail,
-            drop_file,
-            drops,
-        };
-        self.start(found, observer)
-    }
-
-    /// A log that drops its oldest segment when full, as dead letters do, always has a second one
-    /// to go on in, so that a full disk stops nothing (I6). Without space for it now, it does
-    /// without.
-    fn reserve(&self, recovered: &mut Recovered) -> Result<(), OpenError> {
-        let listing = &mut recovered.listing;
-        if !self.options.drop_oldest || listing.has_spare || listing.segments.len() > 1 {
-            return Ok(());
-        }
-        let path = self.options.dir.join(segment::SPARE_NAME);
-        let made = self
-            .fs
-            .create(&path)
-            .and_then(|file| file.allocate(self.options.segment_bytes));
-        match made {
-            Ok(()) => listing.has_spare = true,
-            // What there is of it goes with the next opening.
-            Err(error) if fs::is_full(&error) => {}
-            Err(error) => return Err(StorageError::new("reserve", &path)(error).into()),
-        }
-        Ok(())
-    }
-
-    /// Begins a log that has no segment: a new one, or one whose segments are all gone; offsets
-    /// then go on where the slots say they were (I6).
-    fn first_segment(
-        &self,
-        slot: &Slot,
-        open_counter: u32,
-        segments: &mut Vec<Segment>,
-    ) -> Result<Tail, OpenError> {
-        let path = segment::path(&self.options.dir, slot.synced);
-        let file = self
-            .fs
-            .create(&path)
-            .map_err(StorageError::new("create", &path))?;
-        let bytes = self.options.segment_bytes;
-        let header = Header {
-            kind: Kind::Checkpoint,
-            identity: slot.identity,
-            open_counter,
-            count: 0,
-            base: slot.synced,
-            synced: slot.synced,
-            committed: slot.committed,
-            written: self.options.clock.moment(),
-            content: Content::Plain,
-        };
-        let position = writer::make_room(&*file, bytes, true)
-            .and_then(|()| writer::begin_segment(&*file, &header, &self.state))
-            .map_err(StorageError::new("begin the segment", &path))?;
-        let segment = Segment {
-            base: slot.synced,
-            bytes,
-        };
-        segments.push(segment);
-        Ok(Tail {
-            segment,
-            file,
-            position,
-            next: slot.synced,
-            committed: slot.committed,
-            open_counter,
-            cut_bytes: 0,
-            holes: Vec::new(),
-            findings: Vec::new(),
-        })
-    }
-
-    fn start(self, found: Found, observer: Box<dyn Observer>) -> Result<Opened<S>, OpenError> {
-        let Found {
-            mut recovered,
-            slot,
-            mut tail,
-            drop_file,
-            drops,
-        } = found;
-        let dir = &self.options.dir;
-        let known = (slot.committed, &drops);
-        let findings = recovery::findings(&mut recovered, dir, &mut tail, known);
-        let Recovered {
-            listing,
-            quarantine,
-            slots,
-            ..
-        } = recovered;
-        let segment_bytes = self.options.segment_bytes;
-        let spare_bytes = if listing.has_spare { segment_bytes } else { 0 };
-        let data_bytes: u64 = listing.segments.iter().map(|segment| segment.bytes).sum();
-        let inner = Inner {
-            gathering: Gathered::new(),
-            gathering_since: None,
-            next: tail.next,
-            progress: Progress {
-                synced: tail.next,
-                condition: Condition::Running,
-            },
-            committed: slot.committed,
-            segments: listing.segments.into(),
-            tail_position: tail.position,
-            disk_bytes: data_bytes
-                + spare_bytes
-                + quarantine.bytes()
-                + slots::FILE_BYTES
-                + drop_file.bytes(),
-            drops,
-            dropping: None,
-            handed_out: slot.committed,
-            uncounted: Vec::new(),
-            lineage: slot.lineage,
-            lineage_wanted: slot.lineage,
-            damage: Damage::known(&findings),
-            closing: false,
-            failure: None,
-        };
-        let dir = self.options.dir.clone();
-        let packer = Packer::new(self.options.compression)
-            .map_err(StorageError::new("prepare compression for", &dir))?;
-        let shared = Arc::new(Shared::new(
-            dir,
-            slot.identity,
-            segment_bytes,
-            self.written_bytes,
-            inner,
-        ));
-        let writer = Writer {
-            shared: Arc::clone(&shared),
-            fs: Arc::clone(&self.fs),
-            open_counter: slot.open_counter,
-            active: tail.file,
-            active_bytes: tail.segment.bytes,
-            position: tail.position,
-            has_spare: listing.has_spare,
-            // Unknown, so taken for many.
-            active_batches: segment_bytes,
-            slots,
-            quarantine,
-            drop_file,
-            expiry: self.options.age_max.map(Expiry::new),
-            packer,
-            packed: Vec::new(),
-            slot_written: slot,
-            state: Box::new(self.state.clone()),
-            observer,
-            options: self.options,
-            _lock: self.lock,
-        };
-        let handle = std::thread::Builder::new()
-            .name("commit-log".to_owned())
-            .spawn(move || writer.run())
-            .map_err(OpenError::Thread)?;
-        let recovery = Recovery {
-            undelivered: tail.next.since(slot.committed),
-            cut_bytes: tail.cut_bytes,
-            holes: tail.holes,
-            foreign: listing.foreign,
-            findings,
-        };
-        let thread = Arc::new(WriterThread {
-            shared: Arc::clone(&shared),
-            handle: Mutex::new(Some(handle)),
-        });
-        let log = CommitLog {
-            shared,
-            fs: self.fs,
-            thread,
-        };
-        Ok(Opened {
-            log,
-            state: self.state,
-            recovery,
-        })
-    }
-}
-
-/// A random 64-bit identity. From the kernel; a board so early in its boot that it has no entropy
-/// waits for it.
-fn new_identity() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut bytes = [0; 8];
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-        Ok(8) => u64::from_le_bytes(bytes),
-        // Interrupted: the standard library's hash keys are random too.
-        Ok(_) | Err(_) => std::collections::hash_map::RandomState::new()
-            .build_hasher()
-            .finish(),
-    }
 }
