@@ -11,6 +11,7 @@
 //! take over the first one's MQTT sessions. A failed log ends the process with exit code 74, so
 //! that its supervisor acts; nothing falls back to memory.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ use crate::ingest::Ingest;
 use crate::metrics::{Metrics, SourceReason};
 use crate::record::Offset;
 use crate::registry::Registry;
+use crate::source::modbus::Bus;
 use crate::source::{self, SourceContext, SourceError};
 use crate::state::GatewayState;
 
@@ -309,6 +311,12 @@ impl Gateway {
         stop: &CancellationToken,
     ) -> Vec<(String, watch::Receiver<bool>)> {
         let mut readiness = Vec::new();
+        let buses: HashMap<String, Arc<Bus>> = self
+            .config
+            .buses
+            .iter()
+            .map(|bus| (bus.name.clone(), Arc::new(Bus::new(bus.clone()))))
+            .collect();
         for Source { name, kind } in self.config.sources.clone() {
             let (ready, ready_seen) = watch::channel(false);
             readiness.push((name.to_string(), ready_seen));
@@ -328,6 +336,12 @@ impl Gateway {
                 }
                 SourceKind::Mqtt(mqtt) => {
                     tasks.spawn(source::mqtt::run(*mqtt, context));
+                }
+                SourceKind::Modbus(modbus) => {
+                    let bus = buses
+                        .get(&modbus.bus)
+                        .expect("a valid configuration has it");
+                    tasks.spawn(source::modbus::run(*modbus, Arc::clone(bus), context));
                 }
             }
         }

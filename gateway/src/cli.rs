@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config, ConfigError, SourceKind};
+use crate::config::{self, Bus, BusKind, Config, ConfigError, SourceKind};
 use crate::{app, logging, probe};
 
 /// Something failed that has no code of its own.
@@ -160,8 +160,22 @@ fn summary(config: &Config) -> String {
         let what = match &source.kind {
             SourceKind::Serial(serial) => format!("serial {}", serial.device),
             SourceKind::Mqtt(mqtt) => format!("MQTT {}:{}", mqtt.host, mqtt.port),
+            SourceKind::Modbus(modbus) => {
+                format!(
+                    "Modbus on bus {}, units: {}",
+                    modbus.bus,
+                    modbus.units.len()
+                )
+            }
         };
         let _ = writeln!(text, "  source   {}: {what}", source.name);
+    }
+    for Bus { name, kind } in &config.buses {
+        let what = match kind {
+            BusKind::Rtu(line) => format!("RTU {}", line.device),
+            BusKind::Tcp(address) => format!("TCP {}:{}", address.host, address.port),
+        };
+        let _ = writeln!(text, "  bus      {name}: {what}");
     }
     let buffer = &config.buffer;
     let _ = writeln!(

@@ -1,4 +1,4 @@
-//! Edge gateway: serial and MQTT in, a durable commit log, Kafka out.
+//! Edge gateway: serial, Modbus and MQTT in, a durable commit log, Kafka out.
 //!
 //! # The path of one record
 //! A [`source`] takes it off its wire and appends it through [`ingest`] to the [`commit_log`], which

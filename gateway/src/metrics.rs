@@ -40,6 +40,37 @@ pub struct SourceReason {
     pub reason: String,
 }
 
+/// Labels `source` and `unit`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UnitLabel {
+    /// The source's name.
+    pub source: String,
+    /// Address of a configured Modbus unit.
+    pub unit: u8,
+}
+
+/// Labels `source`, `unit` and `result`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UnitResult {
+    /// The source's name.
+    pub source: String,
+    /// Address of a configured Modbus unit.
+    pub unit: u8,
+    /// A short, fixed word.
+    pub result: String,
+}
+
+/// Labels `source`, `unit` and `code`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UnitCode {
+    /// The source's name.
+    pub source: String,
+    /// Address of a configured Modbus unit.
+    pub unit: u8,
+    /// The protocol's word for an exception, `other` for those it doesn't name.
+    pub code: String,
+}
+
 /// Label `reason`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
@@ -63,6 +94,98 @@ pub struct TopicLabel {
 
 type Count = Counter<u64, AtomicU64>;
 type Level = Gauge<i64, AtomicI64>;
+
+/// What Modbus sources count, by unit.
+#[derive(Clone, Debug, Default)]
+pub struct ModbusFigures {
+    /// Requests, by what came of them.
+    pub requests: Family<UnitResult, Count>,
+    /// Exceptions, by their codes.
+    pub exceptions: Family<UnitCode, Count>,
+    /// Polls that did not take place because the unit or its bus was not free in time.
+    pub polls_skipped: Family<UnitLabel, Count>,
+    /// Values that were read and are none: not a number, or not text.
+    pub values_omitted: Family<UnitResult, Count>,
+    /// 1 while the unit answers.
+    pub unit_up: Family<UnitLabel, Level>,
+}
+
+impl ModbusFigures {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "modbus_requests",
+            "Modbus requests by what came of them",
+            self.requests.clone(),
+        );
+        registry.register(
+            "modbus_exceptions",
+            "Modbus exceptions by code",
+            self.exceptions.clone(),
+        );
+        registry.register(
+            "modbus_polls_skipped",
+            "Polls that did not take place in time",
+            self.polls_skipped.clone(),
+        );
+        registry.register(
+            "modbus_values_omitted",
+            "Values left out of a record: not_a_number, not_text",
+            self.values_omitted.clone(),
+        );
+        registry.register(
+            "modbus_unit_up",
+            "1 while the unit answers",
+            self.unit_up.clone(),
+        );
+    }
+}
+
+/// One Modbus unit's figures.
+#[derive(Clone, Debug)]
+pub struct UnitMetrics {
+    label: UnitLabel,
+    figures: ModbusFigures,
+    skipped: Count,
+    /// See [`ModbusFigures::unit_up`].
+    pub up: Level,
+}
+
+impl UnitMetrics {
+    /// Counts a request by what came of it.
+    pub fn request(&self, result: &str) {
+        let label = self.result(result);
+        self.figures.requests.get_or_create(&label).inc();
+    }
+
+    /// Counts an exception.
+    pub fn exception(&self, code: &str) {
+        let UnitLabel { source, unit } = self.label.clone();
+        let code = code.to_owned();
+        let label = UnitCode { source, unit, code };
+        self.figures.exceptions.get_or_create(&label).inc();
+    }
+
+    /// Counts polls that did not take place.
+    pub fn polls_skipped(&self, polls: u64) {
+        self.skipped.inc_by(polls);
+    }
+
+    /// Counts a value that is left out of a record.
+    pub fn value_omitted(&self, reason: &str) {
+        let label = self.result(reason);
+        self.figures.values_omitted.get_or_create(&label).inc();
+    }
+
+    fn result(&self, result: &str) -> UnitResult {
+        let UnitLabel { source, unit } = self.label.clone();
+        let result = result.to_owned();
+        UnitResult {
+            source,
+            unit,
+            result,
+        }
+    }
+}
 
 /// All figures. One for the process, shared by reference counting.
 #[derive(Debug)]
@@ -94,6 +217,8 @@ pub struct Metrics {
     pub commit_duration: Histogram,
     /// Commit to delivery report, in seconds.
     pub delivery_duration: Histogram,
+    /// Of Modbus sources.
+    pub modbus: ModbusFigures,
     /// Of the device registry.
     pub devices: RegistryFigures,
 }
@@ -114,9 +239,23 @@ pub struct SourceMetrics {
     pub connected: Level,
     dropped: Family<SourceReason, Count>,
     frames_rejected: Family<SourceReason, Count>,
+    modbus: ModbusFigures,
 }
 
 impl SourceMetrics {
+    /// The handles of one Modbus unit.
+    #[must_use]
+    pub fn modbus_unit(&self, unit: u8) -> UnitMetrics {
+        let source = self.name.to_string();
+        let label = UnitLabel { source, unit };
+        UnitMetrics {
+            skipped: self.modbus.polls_skipped.get_or_create_owned(&label),
+            up: self.modbus.unit_up.get_or_create_owned(&label),
+            figures: self.modbus.clone(),
+            label,
+        }
+    }
+
     /// Counts records dropped for `reason`.
     pub fn dropped(&self, reason: &str, records: u64) {
         self.dropped
@@ -164,6 +303,7 @@ impl Metrics {
             kafka_connected: Level::default(),
             commit_duration: Histogram::new(durations()),
             delivery_duration: Histogram::new(durations()),
+            modbus: ModbusFigures::default(),
             devices: RegistryFigures::default(),
         }
         .registered()
@@ -232,6 +372,7 @@ impl Metrics {
             "From commit to delivery report",
             self.delivery_duration.clone(),
         );
+        self.modbus.register(r);
         self.devices.register(r);
         self
     }
@@ -300,6 +441,7 @@ impl Metrics {
             connected: self.source_connected.get_or_create_owned(&label),
             dropped: self.dropped.clone(),
             frames_rejected: self.frames_rejected.clone(),
+            modbus: self.modbus.clone(),
         }
     }
 }

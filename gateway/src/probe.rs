@@ -1,17 +1,18 @@
 //! `check --connect`: whether every endpoint answers, without disturbing a gateway that runs.
 //!
 //! An MQTT broker is asked with a client id of its own and a clean session, so that the gateway's
-//! session stays as it is. Kafka is asked for its metadata. A serial port is opened and closed.
+//! session stays as it is. Kafka is asked for its metadata. A serial port is opened and closed,
+//! and a Modbus server connected to; units are asked nothing.
 //! Each attempt ends within [`TIMEOUT`]; all of it blocks the calling thread.
 
 mod kafka;
 mod mqtt;
 
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
-use crate::config::{Config, Source, SourceKind};
-use crate::source;
-use crate::source::serial::port::OpenError;
+use crate::config::{Bus, BusKind, Config, Source, SourceKind, TcpAddress};
+use crate::source::serial::port::{self, OpenError, Settings};
 
 /// Longest wait for one answer. Chosen by eye: a broker that takes longer is not healthy.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,6 +26,9 @@ pub enum ProbeError {
     /// The MQTT broker did not take the connection.
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttProbeError),
+    /// The Modbus server took no connection.
+    #[error("cannot connect to the Modbus server")]
+    Modbus(#[source] std::io::Error),
     /// Kafka did not answer.
     #[error(transparent)]
     Kafka(#[from] kafka::KafkaProbeError),
@@ -32,20 +36,49 @@ pub enum ProbeError {
 
 /// Tries all endpoints in turn; each with its name and what came of it.
 pub fn all(config: &Config) -> impl Iterator<Item = (String, Result<String, ProbeError>)> {
-    let sources = config
-        .sources
+    let sources = config.sources.iter().filter_map(|source| {
+        let answer = probe(source)?;
+        Some((format!("source {}", source.name), answer))
+    });
+    let buses = config
+        .buses
         .iter()
-        .map(|source| (format!("source {}", source.name), probe(source)));
+        .map(|bus| (format!("bus {}", bus.name), probe_bus(bus)));
     let kafka = std::iter::once_with(|| {
         let answer = kafka::probe(&config.kafka).map_err(ProbeError::from);
         ("kafka".to_owned(), answer)
     });
-    sources.chain(kafka)
+    sources.chain(buses).chain(kafka)
 }
 
-fn probe(source: &Source) -> Result<String, ProbeError> {
+/// A Modbus source has no endpoint but its bus.
+fn probe(source: &Source) -> Option<Result<String, ProbeError>> {
     match &source.kind {
-        SourceKind::Serial(serial) => Ok(source::serial::port::probe(serial)?),
-        SourceKind::Mqtt(mqtt) => Ok(mqtt::probe(mqtt)?),
+        SourceKind::Serial(serial) => Some(open(serial.as_ref().into())),
+        SourceKind::Mqtt(mqtt) => Some(mqtt::probe(mqtt).map_err(ProbeError::from)),
+        SourceKind::Modbus(_) => None,
     }
+}
+
+fn probe_bus(bus: &Bus) -> Result<String, ProbeError> {
+    match &bus.kind {
+        BusKind::Rtu(line) => open(line.into()),
+        BusKind::Tcp(address) => connect(address).map_err(ProbeError::Modbus),
+    }
+}
+
+fn open(settings: Settings<'_>) -> Result<String, ProbeError> {
+    port::probe(settings).map_err(ProbeError::from)
+}
+
+/// Connects to the first of the server's addresses that answers.
+fn connect(address: &TcpAddress) -> std::io::Result<String> {
+    let mut failure = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for found in (address.host.as_str(), address.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&found, TIMEOUT) {
+            Ok(_) => return Ok(format!("{found} answers")),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }

@@ -138,7 +138,7 @@ pub struct GapNote {
 /// order it has its place in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A serial line without sequence numbers.
+    /// A serial line without sequence numbers, or a bus that is polled.
     Line,
     /// A DATA frame of the shim link.
     Link {

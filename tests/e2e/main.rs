@@ -7,6 +7,7 @@ mod bad_input;
 mod clock;
 mod devices;
 mod load;
+mod modbus;
 mod mqtt;
 mod partitions;
 mod refusals;

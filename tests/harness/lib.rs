@@ -13,6 +13,7 @@
 //! | [`mosquitto`] | Debian's Mosquitto |
 //! | [`packet_gate`] | a TCP proxy that withholds chosen MQTT packets |
 //! | [`mqtt_client`] | an MQTT publisher for payloads that no sensor sends |
+//! | [`modbus`] | Modbus units that do as a test says |
 //! | [`pty`] | a serial line that a test writes to byte by byte |
 //! | [`mount`] | an ext4 file system of its own |
 //! | [`fault_disk`] | a disk that forgets what is not synced when its power fails |
@@ -38,6 +39,7 @@ pub mod frame;
 pub mod gateway;
 pub mod kafka;
 pub mod mock_kafka;
+pub mod modbus;
 pub mod mosquitto;
 pub mod mount;
 pub mod mqtt_client;

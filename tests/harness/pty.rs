@@ -47,6 +47,15 @@ impl Pty {
         &self.path
     }
 
+    /// Another handle on the device's end, for units that answer by themselves.
+    ///
+    /// # Panics
+    /// If the process has no more files.
+    #[must_use]
+    pub fn device_end(&self) -> File {
+        self.device_end.try_clone().expect("a file can be had")
+    }
+
     /// Sends bytes; blocks while the line is full.
     ///
     /// # Panics

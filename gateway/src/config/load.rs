@@ -104,7 +104,12 @@ fn config(mut root: Section<'_>) -> Config {
     if declared.is_none() {
         root.missing("sources", SOURCE_HINT);
     }
-    let sources = sources::read(declared.as_ref(), &gateway, &buffer);
+    let buses = root.get("buses").and_then(|value| value.section());
+    let sections = sources::Declared {
+        sources: declared.as_ref(),
+        buses: buses.as_ref(),
+    };
+    let (sources, buses) = sources::read(&sections, &gateway, &buffer);
     let kafka = kafka::read(root.section("kafka"));
     let routes = root
         .get("routes")
@@ -116,6 +121,7 @@ fn config(mut root: Section<'_>) -> Config {
     Config {
         gateway,
         sources,
+        buses,
         buffer,
         kafka,
         routes,

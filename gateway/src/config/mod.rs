@@ -6,6 +6,7 @@
 mod filter;
 mod kafka;
 mod load;
+mod modbus;
 mod mqtt;
 mod nearest;
 mod properties;
@@ -22,6 +23,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use load::{load, parse, parse_serial};
+pub use modbus::{
+    Bus, BusKind, Modbus, ModbusUnit, Register, RegisterKind, RtuLine, Scale, TcpAddress,
+    ValueType, WordOrder,
+};
 pub use report::{ConfigError, Mistake};
 pub use serial::{Device, FlowControl, Parity, Rs485, Serial, UsbMatch};
 
@@ -37,6 +42,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// At least one, names unique, in the order of their names.
     pub sources: Vec<Source>,
+    /// What Modbus sources poll on, each used by one at least, in the order of their names.
+    pub buses: Vec<Bus>,
     /// The commit log's budget and policy.
     pub buffer: Buffer,
     /// Where records go.
@@ -76,6 +83,8 @@ pub enum SourceKind {
     Serial(Box<Serial>),
     /// `type = "mqtt"`
     Mqtt(Box<Mqtt>),
+    /// `type = "modbus"`
+    Modbus(Box<Modbus>),
 }
 
 /// A subscription to an MQTT broker.

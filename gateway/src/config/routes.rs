@@ -116,16 +116,14 @@ fn pattern(value: &Value<'_>, source: Option<&SourceName>, sources: &[Source]) -
     let serial = source.filter(|name| {
         let mut serial = sources
             .iter()
-            .filter(|source| matches!(source.kind, SourceKind::Serial(_)));
+            .filter(|source| matches!(source.kind, SourceKind::Serial(_) | SourceKind::Modbus(_)));
         serial.any(|source| source.name == **name)
     });
     if let (Some(name), Some(first)) = (serial, pattern.first_level())
         && first != name.as_str()
     {
         value.wrong(
-            format!(
-                "{text:?} never matches: subjects of serial source {name} begin with \"{name}/\""
-            ),
+            format!("{text:?} never matches: subjects of source {name} begin with \"{name}/\""),
             format!("write \"{name}/{{device}}\""),
         );
     }

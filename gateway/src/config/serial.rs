@@ -59,7 +59,7 @@ impl Serial {
     }
 }
 
-/// Which port a serial source reads.
+/// Which port a serial source or bus has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Device {
     /// A tty, a PTY, or a stable link to one.
@@ -140,7 +140,7 @@ pub struct Rs485 {
     pub termination: bool,
 }
 
-/// Says which source has a device already, if one has, and notes that it is taken.
+/// Says which source or bus has a device already, if one has, and notes that it is taken.
 pub(super) type Taken<'a> = dyn FnMut(&Device) -> Option<String> + 'a;
 
 /// Reads the keys of a serial source.
@@ -190,7 +190,7 @@ pub(super) fn read(mut section: Section<'_>, taken: &mut Taken<'_>) -> Serial {
 }
 
 /// A port by path or by USB adapter, and not by both.
-fn device(section: &mut Section<'_>, taken: &mut Taken<'_>) -> Option<Device> {
+pub(super) fn device(section: &mut Section<'_>, taken: &mut Taken<'_>) -> Option<Device> {
     let example = "device = \"/dev/serial/by-id/usb-FTDI_FT232R-if00-port0\"";
     let Some(usb) = section.get("usb") else {
         let value = section.required("device", example)?;
@@ -204,11 +204,13 @@ fn device(section: &mut Section<'_>, taken: &mut Taken<'_>) -> Option<Device> {
     free(&usb, device, taken)
 }
 
-/// A device that no other source has, by whatever links both name it.
+/// A device that nothing else has, by whatever links both name it.
 fn free(value: &Value<'_>, device: Device, taken: &mut Taken<'_>) -> Option<Device> {
     if let Some(other) = taken(&device) {
-        let what = format!("{device} is the device of source {other:?} already");
-        value.wrong(what, "give each serial source a device of its own");
+        let what = format!("{device} is the device of {other} already");
+        let hint = "give each serial source and bus a device of its own; Modbus sources share one by \
+                    naming the same bus";
+        value.wrong(what, hint);
         return None;
     }
     Some(device)
@@ -244,7 +246,7 @@ fn usb_match(value: &Value<'_>) -> Option<UsbMatch> {
 }
 
 /// `true`, or a table of what isn't as usual.
-fn rs485(value: &Value<'_>) -> Option<Rs485> {
+pub(super) fn rs485(value: &Value<'_>) -> Option<Rs485> {
     if !value.is_table() {
         return value.truth()?.then(Rs485::default);
     }

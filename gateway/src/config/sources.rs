@@ -1,16 +1,22 @@
-//! `[sources.<name>]`: what all kinds have in common.
+//! `[sources.<name>]` and the `[buses.<name>]` they use: what all kinds have in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::serial::{self, Device};
 use super::tree::{Section, Value};
-use super::{Buffer, Gateway, Source, SourceKind, mqtt};
+use super::{Buffer, Bus, Gateway, Source, SourceKind, modbus, mqtt};
 use crate::record::SourceName;
 
 /// What sources are read beside: other sections, and what other sources have taken already.
 pub(super) struct Context<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) buffer: &'a Buffer,
+    /// The buses that have no mistakes.
+    pub(super) buses: BTreeMap<String, Bus>,
+    /// All that the file names.
+    pub(super) bus_names: BTreeSet<String>,
+    /// Those that sources name.
+    pub(super) buses_used: BTreeSet<String>,
     devices: BTreeMap<String, String>,
     sessions: BTreeMap<(String, u16, String), String>,
 }
@@ -19,27 +25,40 @@ pub(super) struct Context<'a> {
 enum Kind {
     Serial,
     Mqtt,
+    Modbus,
 }
 
-/// Reads all sources, in the order of their names.
+/// The sections `sources` and `buses`, where the file has them.
+pub(super) struct Declared<'d, 'a> {
+    pub(super) sources: Option<&'d Section<'a>>,
+    pub(super) buses: Option<&'d Section<'a>>,
+}
+
+/// Reads all sources and buses, in the order of their names.
 pub(super) fn read(
-    declared: Option<&Section<'_>>,
+    declared: &Declared<'_, '_>,
     gateway: &Gateway,
     buffer: &Buffer,
-) -> Vec<Source> {
+) -> (Vec<Source>, Vec<Bus>) {
     let mut context = Context {
         gateway,
         buffer,
+        buses: BTreeMap::new(),
+        bus_names: BTreeSet::new(),
+        buses_used: BTreeSet::new(),
         devices: BTreeMap::new(),
         sessions: BTreeMap::new(),
     };
-    let entries = declared.map(Section::entries).unwrap_or_default();
+    modbus::read_buses(declared.buses, &mut context);
+    let entries = declared.sources.map(Section::entries).unwrap_or_default();
     let mut sources: Vec<Source> = entries
         .into_iter()
         .filter_map(|(name, value)| source(name, &value, &mut context))
         .collect();
     sources.sort_by(|a, b| a.name.cmp(&b.name));
-    sources
+    modbus::spread(&mut sources);
+    modbus::check_used(declared.buses, &context);
+    (sources, context.buses.into_values().collect())
 }
 
 fn source(name: &str, value: &Value<'_>, context: &mut Context<'_>) -> Option<Source> {
@@ -49,15 +68,26 @@ fn source(name: &str, value: &Value<'_>, context: &mut Context<'_>) -> Option<So
     }
     let mut section = value.section()?;
     let kind = section
-        .required("type", "type = \"serial\" or type = \"mqtt\"")
-        .and_then(|value| value.choice(&[("serial", Kind::Serial), ("mqtt", Kind::Mqtt)]))
+        .required(
+            "type",
+            "type = \"serial\", type = \"mqtt\" or type = \"modbus\"",
+        )
+        .and_then(|value| {
+            value.choice(&[
+                ("serial", Kind::Serial),
+                ("mqtt", Kind::Mqtt),
+                ("modbus", Kind::Modbus),
+            ])
+        })
         .or_else(|| likely(&mut section))?;
     let kind = match kind {
         Kind::Serial => {
-            let mut taken = |device: &Device| context.take_device(name, device);
+            let owner = format!("source {name:?}");
+            let mut taken = |device: &Device| context.take_device(&owner, device);
             SourceKind::Serial(Box::new(serial::read(section, &mut taken)))
         }
         Kind::Mqtt => SourceKind::Mqtt(Box::new(mqtt::read(name, section, context))),
+        Kind::Modbus => SourceKind::Modbus(Box::new(modbus::read(section, context))),
     };
     let name = checked.ok()?;
     Some(Source { name, kind })
@@ -68,10 +98,12 @@ fn likely(section: &mut Section<'_>) -> Option<Kind> {
     match (
         section.get("device").or(section.get("usb")),
         section.get("url"),
+        section.get("bus"),
     ) {
-        (Some(_), None) => Some(Kind::Serial),
-        (None, Some(_)) => Some(Kind::Mqtt),
-        (None, None) | (Some(_), Some(_)) => None,
+        (Some(_), None, None) => Some(Kind::Serial),
+        (None, Some(_), None) => Some(Kind::Mqtt),
+        (None, None, Some(_)) => Some(Kind::Modbus),
+        _ => None,
     }
 }
 
@@ -86,14 +118,14 @@ pub(super) fn number<T: TryFrom<u64>>(
 }
 
 impl Context<'_> {
-    /// Notes a serial device; returns the source that has the same one.
-    pub(super) fn take_device(&mut self, name: &str, device: &Device) -> Option<String> {
+    /// Notes a serial device; returns the source or bus that has the same one.
+    pub(super) fn take_device(&mut self, owner: &str, device: &Device) -> Option<String> {
         let real = match device {
             Device::Path(path) => std::fs::canonicalize(path).map(Device::Path),
             Device::Usb(_) => Ok(device.clone()),
         };
         let real = real.as_ref().unwrap_or(device);
-        self.devices.insert(real.to_string(), name.to_owned())
+        self.devices.insert(real.to_string(), owner.to_owned())
     }
 
     /// Notes an MQTT session; returns the source that has the same one at the same broker.

@@ -7,6 +7,7 @@ use super::*;
 use crate::commit_log::Compression;
 
 const MINIMAL: &str = include_str!("../../../config/examples/minimal.toml");
+const FACTORY: &str = include_str!("../../../config/examples/factory.toml");
 const SMART_CITY: &str = include_str!("../../../config/examples/smart-city.toml");
 const DEFAULT: &str = include_str!("../../../config/gateway.toml");
 
@@ -290,7 +291,9 @@ fn serial(lines: &str) -> Result<Serial, Vec<Mistake>> {
     let config = parsed(&with("[sources.a]", &section))?;
     match &config.sources[0].kind {
         SourceKind::Serial(serial) => Ok(Serial::clone(serial)),
-        SourceKind::Mqtt(_) => unreachable!("sources are in the order of their names"),
+        SourceKind::Mqtt(_) | SourceKind::Modbus(_) => {
+            unreachable!("sources are in the order of their names")
+        }
     }
 }
 
@@ -417,6 +420,8 @@ fn the_examples_are_valid() {
     assert_eq!(minimal.sources.len(), 1);
     let city = parsed(SMART_CITY).expect("valid");
     assert_eq!((city.sources.len(), city.routes.len()), (5, 7));
+    let factory = parsed(FACTORY).expect("valid");
+    assert_eq!((factory.sources.len(), factory.buses.len()), (4, 2));
 }
 
 #[test]
@@ -442,7 +447,11 @@ fn the_keys_that_the_default_file_comments_out_show_the_defaults() {
     let default = parsed(
         "gateway.id = \"g\"\nkafka.brokers = [\"k:9092\"]\n\
          [sources.press-line]\ntype = \"serial\"\ndevice = \"/dev/ttyS9\"\nframing = \"shim\"\n\
-         [sources.city]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1\"\nsubscriptions = [{ filter = \"a\" }]\n",
+         [sources.city]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1\"\nsubscriptions = [{ filter = \"a\" }]\n\
+         [sources.meters]\ntype = \"modbus\"\nbus = \"hall-3\"\n\
+         units = [{ id = 1, device = \"meter-1\" }, { id = 2, device = \"meter-2\", interval = \"2 s\" }]\n\
+         registers = [{ name = \"voltage\", kind = \"input\", address = 0, type = \"f32\", unit = \"V\" }]\n\
+         [buses.hall-3]\ntype = \"rtu\"\ndevice = \"/dev/serial/by-id/usb-FTDI_FT232R-if00-port1\"\n",
     )
     .expect("valid");
     let general = |config: &Config| {
@@ -470,12 +479,14 @@ fn the_keys_that_the_default_file_comments_out_show_the_defaults() {
     assert_eq!(general(&shown), general(&default));
     assert_eq!(mqtt_defaults(&shown), mqtt_defaults(&default));
     assert_eq!(serial_defaults(&shown), serial_defaults(&default));
+    assert_eq!(modbus_defaults(&shown), modbus_defaults(&default));
+    assert_eq!(shown.buses, default.buses);
 }
 
 fn mqtt_defaults(config: &Config) -> String {
     let mqtt = config.sources.iter().find_map(|source| match &source.kind {
         SourceKind::Mqtt(mqtt) => Some(mqtt),
-        SourceKind::Serial(_) => None,
+        SourceKind::Serial(_) | SourceKind::Modbus(_) => None,
     });
     let mqtt = mqtt.expect("an MQTT source");
     let limits = (
@@ -491,10 +502,17 @@ fn mqtt_defaults(config: &Config) -> String {
     )
 }
 
+fn modbus_defaults(config: &Config) -> Option<&Modbus> {
+    config.sources.iter().find_map(|source| match &source.kind {
+        SourceKind::Modbus(modbus) => Some(modbus.as_ref()),
+        SourceKind::Serial(_) | SourceKind::Mqtt(_) => None,
+    })
+}
+
 fn serial_defaults(config: &Config) -> String {
     let serial = config.sources.iter().find_map(|source| match &source.kind {
         SourceKind::Serial(serial) => Some(serial),
-        SourceKind::Mqtt(_) => None,
+        SourceKind::Mqtt(_) | SourceKind::Modbus(_) => None,
     });
     let mut serial = serial.expect("a serial source").clone();
     serial.device = Device::Path(PathBuf::new());

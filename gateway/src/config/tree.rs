@@ -262,6 +262,32 @@ impl<'a> Value<'a> {
         number
     }
 
+    /// A finite number, whole or not.
+    pub(super) fn float(&self, example: &str) -> Option<f64> {
+        let number = match self.value {
+            DeValue::Float(number) => number.as_str().replace('_', "").parse().ok(),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .ok()
+                .map(|number| number as f64),
+            DeValue::String(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => {
+                self.wrong_type("a number", example);
+                return None;
+            }
+        };
+        let number = number.filter(|number: &f64| number.is_finite());
+        if number.is_none() {
+            self.wrong(
+                "is no finite number",
+                format!("write, for example, {example}"),
+            );
+        }
+        number
+    }
+
     /// A size within bounds, in bytes.
     pub(super) fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let bytes = self.quantity("size", "\"64 MiB\"", units::size)?;
@@ -332,6 +358,11 @@ impl<'a> Value<'a> {
     /// Whether the value is a table.
     pub(super) fn is_table(&self) -> bool {
         matches!(self.value, DeValue::Table(_))
+    }
+
+    /// Whether the value is a list.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.value, DeValue::Array(_))
     }
 
     fn quantity<T>(

@@ -5,6 +5,7 @@
 //! [`Committed`](crate::ingest::Committed), reconnects by itself for ever, and returns an error
 //! only when the log has failed.
 
+pub mod modbus;
 pub mod mqtt;
 pub mod serial;
 

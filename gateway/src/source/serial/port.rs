@@ -23,7 +23,7 @@ use tokio_serial::{
 
 use super::holder::Holders;
 use super::usb;
-use crate::config::{Device, FlowControl, Parity, Rs485, Serial, UsbMatch};
+use crate::config::{Device, FlowControl, Parity, Rs485, RtuLine, Serial, UsbMatch};
 
 /// How long the output may take to leave before a port is closed.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
@@ -128,6 +128,46 @@ pub enum PortLost {
     Failed(#[source] std::io::Error),
 }
 
+/// What a port is opened with, whoever uses it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    device: &'a Device,
+    baud_rate: u32,
+    data_bits: u8,
+    parity: Parity,
+    stop_bits: u8,
+    flow_control: FlowControl,
+    rs485: Option<Rs485>,
+}
+
+impl<'a> From<&'a Serial> for Settings<'a> {
+    fn from(serial: &'a Serial) -> Self {
+        Self {
+            device: &serial.device,
+            baud_rate: serial.baud_rate,
+            data_bits: serial.data_bits,
+            parity: serial.parity,
+            stop_bits: serial.stop_bits,
+            flow_control: serial.flow_control,
+            rs485: serial.rs485,
+        }
+    }
+}
+
+impl<'a> From<&'a RtuLine> for Settings<'a> {
+    fn from(line: &'a RtuLine) -> Self {
+        Self {
+            device: &line.device,
+            baud_rate: line.baud_rate,
+            data_bits: 8,
+            parity: line.parity,
+            stop_bits: line.stop_bits,
+            flow_control: FlowControl::None,
+            rs485: line.rs485,
+        }
+    }
+}
+
 /// An open port.
 #[derive(Debug)]
 pub struct Port {
@@ -136,22 +176,12 @@ pub struct Port {
 }
 
 impl Port {
-    /// Opens the port in raw mode.
-    ///
-    /// Two gateways exclude each other by a lock that ends with the process. The kernel's own
-    /// exclusive mode, which keeps others out as well, is left on except for a pseudo-terminal:
-    /// there it would outlive a killed gateway for as long as anybody else has it open.
+    /// Opens the port: see [`open`].
     ///
     /// # Errors
     /// [`OpenError`]; a port that is in use does not say by whom.
     pub fn open(config: &Serial) -> Result<Self, OpenError> {
-        let path = find(&config.device)?;
-        let switched = config.rs485.map(|mode| switch(&path, mode)).transpose()?;
-        let stream =
-            open_stream(&path, config).map_err(|error| OpenError::refused(&path, error))?;
-        // Until here, since a port that nobody has open may forget its mode.
-        drop(switched);
-        let (reader, writer) = tokio::io::split(stream);
+        let (reader, writer) = tokio::io::split(open(config.into())?);
         Ok(Self { reader, writer })
     }
 
@@ -175,15 +205,32 @@ impl Port {
     }
 }
 
+/// Opens a port in raw mode.
+///
+/// Two gateways exclude each other by a lock that ends with the process. The kernel's own
+/// exclusive mode, which keeps others out as well, is left on except for a pseudo-terminal: there
+/// it would outlive a killed gateway for as long as anybody else has it open.
+///
+/// # Errors
+/// [`OpenError`]; a port that is in use does not say by whom.
+pub fn open(settings: Settings<'_>) -> Result<SerialStream, OpenError> {
+    let path = find(settings.device)?;
+    let switched = settings.rs485.map(|mode| switch(&path, mode)).transpose()?;
+    let stream = open_stream(&path, settings).map_err(|error| OpenError::refused(&path, error))?;
+    // Until here, since a port that nobody has open may forget its mode.
+    drop(switched);
+    Ok(stream)
+}
+
 /// Opens and closes a port; says how it is called.
 ///
 /// # Errors
 /// [`OpenError`]; a port that is in use says by whom, as far as known.
-pub fn probe(config: &Serial) -> Result<String, OpenError> {
+pub fn probe(settings: Settings<'_>) -> Result<String, OpenError> {
     let open = || {
-        let path = find(&config.device)?;
-        let _switched = config.rs485.map(|mode| switch(&path, mode)).transpose()?;
-        match settings(&path, config).open() {
+        let path = find(settings.device)?;
+        let _switched = settings.rs485.map(|mode| switch(&path, mode)).transpose()?;
+        match builder(&path, settings).open() {
             Ok(_port) => Ok(format!("{} opens", path.display())),
             Err(error) => Err(OpenError::refused(&path, error)),
         }
@@ -212,32 +259,32 @@ fn find_usb(usb: &UsbMatch) -> Result<PathBuf, OpenError> {
     }
 }
 
-fn open_stream(path: &Path, config: &Serial) -> tokio_serial::Result<SerialStream> {
-    let mut stream = SerialStream::open(&settings(path, config))?;
+fn open_stream(path: &Path, settings: Settings<'_>) -> tokio_serial::Result<SerialStream> {
+    let mut stream = SerialStream::open(&builder(path, settings))?;
     if path.starts_with("/dev/pts") {
         stream.set_exclusive(false)?;
     }
     Ok(stream)
 }
 
-fn settings(path: &Path, config: &Serial) -> SerialPortBuilder {
-    tokio_serial::new(path.to_string_lossy(), config.baud_rate)
-        .data_bits(match config.data_bits {
+fn builder(path: &Path, settings: Settings<'_>) -> SerialPortBuilder {
+    tokio_serial::new(path.to_string_lossy(), settings.baud_rate)
+        .data_bits(match settings.data_bits {
             5 => DataBits::Five,
             6 => DataBits::Six,
             7 => DataBits::Seven,
             _ => DataBits::Eight,
         })
-        .parity(match config.parity {
+        .parity(match settings.parity {
             Parity::None => tokio_serial::Parity::None,
             Parity::Odd => tokio_serial::Parity::Odd,
             Parity::Even => tokio_serial::Parity::Even,
         })
-        .stop_bits(match config.stop_bits {
+        .stop_bits(match settings.stop_bits {
             2 => StopBits::Two,
             _ => StopBits::One,
         })
-        .flow_control(match config.flow_control {
+        .flow_control(match settings.flow_control {
             FlowControl::None => tokio_serial::FlowControl::None,
             FlowControl::Software => tokio_serial::FlowControl::Software,
             FlowControl::Hardware => tokio_serial::FlowControl::Hardware,
