@@ -6,6 +6,8 @@ shift
 case " $* " in
 # What makes and checks the inputs is not what is explored.
 *" --crate-name fuzz"*) exec "$rustc" "$@" -Copt-level=3 ;;
+# Runs while building, without libFuzzer.
+*" --crate-name build_script_build "*) exec "$rustc" "$@" ;;
 esac
 exec "$rustc" "$@" -Copt-level=3 -Ccodegen-units=1 -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
