@@ -36,29 +36,30 @@ mod gap;
 mod headers;
 mod in_flight;
 mod lane;
+mod reader;
 pub mod route;
 mod topics;
 pub(crate) mod value;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread;
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::clock::timeline::Boots;
-use crate::commit_log::{CommitLog, Condition, Cursor, Item};
+use crate::commit_log::CommitLog;
 use crate::config::{Config, Delivery};
 use crate::dead_letters::DeadLetters;
 use crate::kafka::{Class, Mode, Producer, class};
 use crate::metrics::Metrics;
 use crate::record::Offset;
 use aside::Reason;
-use backoff::{Backoff, FailedReads, Stop};
+use backoff::{Backoff, Stop};
 use encode::{Encoder, Outgoing};
 pub use event_time::DeviceTimeWindow;
 use lane::{Alone, Lane, Streamed, Trouble};
+use reader::{Read, Reader};
 
 /// What the forwarder works with.
 #[derive(Debug)]
@@ -156,10 +157,9 @@ enum Flow {
 }
 
 struct Forwarder<'c> {
-    log: CommitLog,
+    reader: Reader,
     sender: Sender<'c>,
     backoff: Backoff,
-    failed_reads: FailedReads,
 }
 
 /// Everything but the reader, so that a record may be borrowed from it while it is sent.
@@ -193,6 +193,7 @@ impl<'c> Forwarder<'c> {
             .map_err(ForwarderError::Producer)?;
         let stop = Stop::new(stop, grace);
         let lane = Lane::new(log.clone(), Arc::clone(&metrics), stop, producer);
+        let reader = Reader::new(log.clone(), Arc::clone(&metrics));
         let sender = Sender {
             config,
             metrics,
@@ -204,15 +205,13 @@ impl<'c> Forwarder<'c> {
             received_here_from,
         };
         Ok(Self {
-            log,
+            reader,
             sender,
             backoff: Backoff::new(),
-            failed_reads: FailedReads::default(),
         })
     }
 
     fn run(mut self) -> Result<(), ForwarderError> {
-        let mut cursor = self.log.delivery_cursor(self.sender.lane.floor());
         loop {
             let floor = self.sender.lane.floor();
             self.sender.lane.serve();
@@ -224,50 +223,21 @@ impl<'c> Forwarder<'c> {
             }
             if let Some(trouble) = self.sender.lane.take_trouble() {
                 self.recover(&trouble)?;
-                cursor.seek(self.sender.lane.floor());
+                self.reader.seek(self.sender.lane.floor());
                 continue;
             }
-            if self.forward_next(&mut cursor)? == Read::Nothing && self.wait(cursor.position()) {
+            let sender = &mut self.sender;
+            let read = self
+                .reader
+                .forward_next(|outgoing| sender.forward(outgoing))?;
+            if read == Read::Nothing && self.wait() {
                 return Ok(());
             }
         }
     }
 
-    /// Sends what the cursor finds next.
-    fn forward_next(&mut self, cursor: &mut Cursor) -> Result<Read, ForwarderError> {
-        while let Some(finding) = cursor.take_finding() {
-            self.sender.metrics.report(&finding);
-        }
-        let item = match cursor.next() {
-            Ok(item) => item,
-            Err(error) => {
-                self.failed_reads.another(error)?;
-                return Ok(Read::Some);
-            }
-        };
-        self.failed_reads.end();
-        match item {
-            None => return Ok(Read::Nothing),
-            Some(Item::Hole(hole)) => {
-                for marker in Outgoing::markers(&hole) {
-                    if self.sender.forward(&marker)? == Flow::Break {
-                        break;
-                    }
-                }
-            }
-            Some(Item::Batch(batch)) => {
-                for record in batch.records() {
-                    if self.sender.forward(&Outgoing::Record(&record))? == Flow::Break {
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(Read::Some)
-    }
-
     /// Waits for new records or reports. True if the forwarder has nothing left to do.
-    fn wait(&mut self, position: Offset) -> bool {
+    fn wait(&mut self) -> bool {
         let lane = &mut self.sender.lane;
         let draining = lane.stop.requested();
         if draining && lane.is_idle() {
@@ -278,16 +248,7 @@ impl<'c> Forwarder<'c> {
         } else {
             lane.next_pause()
         };
-        let progress = self.log.wait(position, timeout);
-        match progress.condition {
-            Condition::Running | Condition::Full => {}
-            // The log no longer makes us wait.
-            Condition::Poisoned | Condition::Closed => {
-                if progress.synced <= position {
-                    thread::sleep(timeout);
-                }
-            }
-        }
+        self.reader.wait(timeout);
         false
     }
 
@@ -313,13 +274,6 @@ impl<'c> Forwarder<'c> {
         }
         self.sender.restart()
     }
-}
-
-/// What reading brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Read {
-    Some,
-    Nothing,
 }
 
 impl Sender<'_> {

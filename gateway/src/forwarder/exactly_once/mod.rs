@@ -34,13 +34,11 @@ mod position;
 mod sender;
 mod transaction;
 
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backoff::FailedReads;
-use super::encode::Outgoing;
-use super::{Flow, ForwarderContext, ForwarderError, IDLE_WAIT, Read};
-use crate::commit_log::{CommitLog, Condition, Cursor, Item};
+use super::reader::{Read, Reader};
+use super::{Flow, ForwarderContext, ForwarderError, IDLE_WAIT};
 use crate::config::{Config, Transactions};
 use sender::Sender;
 
@@ -57,26 +55,18 @@ pub(super) fn run(
     context: ForwarderContext,
     grace: Duration,
 ) -> Result<(), ForwarderError> {
-    let log = context.log.clone();
+    let reader = Reader::new(context.log.clone(), Arc::clone(&context.metrics));
     let sender = Sender::new(config, transactions, context, grace);
-    let failed_reads = FailedReads::default();
-    let forwarder = ExactlyOnce {
-        log,
-        sender,
-        failed_reads,
-    };
-    forwarder.run()
+    ExactlyOnce { reader, sender }.run()
 }
 
 struct ExactlyOnce<'c> {
-    log: CommitLog,
+    reader: Reader,
     sender: Sender<'c>,
-    failed_reads: FailedReads,
 }
 
 impl ExactlyOnce<'_> {
     fn run(mut self) -> Result<(), ForwarderError> {
-        let mut cursor = self.log.cursor(self.log.committed());
         loop {
             if self.sender.stop.is_over() {
                 self.sender.abandon();
@@ -86,55 +76,26 @@ impl ExactlyOnce<'_> {
                 if !self.sender.connect()? {
                     return Ok(());
                 }
-                cursor.seek(self.sender.floor());
+                self.reader.seek(self.sender.floor());
             }
             self.sender.serve();
             if let Some(failure) = self.sender.take_failure() {
                 self.sender.recover(failure);
-                cursor.seek(self.sender.floor());
+                self.reader.seek(self.sender.floor());
                 continue;
             }
-            if self.forward_next(&mut cursor)? == Read::Nothing && self.rest(&cursor) {
+            let sender = &mut self.sender;
+            let read = self
+                .reader
+                .forward_next(|outgoing| sender.forward(outgoing))?;
+            if read == Read::Nothing && self.rest() {
                 return Ok(());
             }
         }
     }
 
-    /// Sends what the cursor finds next.
-    fn forward_next(&mut self, cursor: &mut Cursor) -> Result<Read, ForwarderError> {
-        while let Some(finding) = cursor.take_finding() {
-            self.sender.metrics.report(&finding);
-        }
-        let item = match cursor.next() {
-            Ok(item) => item,
-            Err(error) => {
-                self.failed_reads.another(error)?;
-                return Ok(Read::Some);
-            }
-        };
-        self.failed_reads.end();
-        match item {
-            None => return Ok(Read::Nothing),
-            Some(Item::Hole(hole)) => {
-                for marker in Outgoing::markers(&hole) {
-                    if self.sender.forward(&marker)? == Flow::Break {
-                        break;
-                    }
-                }
-            }
-            Some(Item::Batch(batch)) => {
-                for record in batch.records() {
-                    if self.sender.forward(&Outgoing::Record(&record))? == Flow::Break {
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(Read::Some)
-    }
-
     /// Nothing is there to be sent: commits what is due, and waits. True if nothing is left to do.
-    fn rest(&mut self, cursor: &Cursor) -> bool {
+    fn rest(&mut self) -> bool {
         let draining = self.sender.stop.requested();
         let wait = match self.sender.due() {
             Some(due) => {
@@ -149,17 +110,7 @@ impl ExactlyOnce<'_> {
             None if draining => return true,
             None => IDLE_WAIT,
         };
-        let position = cursor.position();
-        let progress = self.log.wait(position, wait);
-        match progress.condition {
-            Condition::Running | Condition::Full => {}
-            // The log no longer makes us wait.
-            Condition::Poisoned | Condition::Closed => {
-                if progress.synced <= position {
-                    thread::sleep(wait);
-                }
-            }
-        }
+        self.reader.wait(wait);
         false
     }
 }
