@@ -6,8 +6,11 @@
 use std::fmt::Debug;
 use std::fs;
 use std::io::{self, Seek, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use rustix::fs::Advice;
 
 /// A file system.
 pub trait Fs: Send + Sync + Debug {
@@ -104,6 +107,9 @@ pub trait File: Send + Sync + Debug {
     /// # Errors
     /// As the system says.
     fn size(&self) -> io::Result<u64>;
+
+    /// A hint that the first `bytes` will be read soon. Returns at once.
+    fn prefetch(&self, _bytes: u64) {}
 }
 
 /// Writes all of `bytes` at `position`.
@@ -290,6 +296,12 @@ impl File for RealFile {
 
     fn size(&self) -> io::Result<u64> {
         self.0.metadata().map(|metadata| metadata.len())
+    }
+
+    fn prefetch(&self, bytes: u64) {
+        // Where it can't be done, the read takes as long as it takes.
+        let _: rustix::io::Result<()> =
+            rustix::fs::fadvise(&self.0, 0, NonZeroU64::new(bytes), Advice::WillNeed);
     }
 }
 

@@ -108,4 +108,8 @@ impl File for MeteredFile {
     fn size(&self) -> io::Result<u64> {
         self.file.size()
     }
+
+    fn prefetch(&self, bytes: u64) {
+        self.file.prefetch(bytes);
+    }
 }
