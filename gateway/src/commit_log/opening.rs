@@ -292,6 +292,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             packer,
             packed: Vec::new(),
             slot_written: slot,
+            committed_in_log: slot.committed,
             state: Box::new(self.state.clone()),
             observer,
             options: self.options,

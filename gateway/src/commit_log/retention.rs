@@ -22,7 +22,7 @@ use super::batch::Kind;
 use super::drops::{self, Counts, DropReason, Dropped};
 use super::entry::Entries;
 use super::segment::{self, BatchReader, Look};
-use super::shared::{Segment, StorageError};
+use super::shared::{Inner, Segment, StorageError};
 use super::writer::{Refused, Writer, unless_full};
 use super::{fs, slots};
 use crate::clock::Moment;
@@ -64,7 +64,8 @@ impl Writer {
     /// Reuses or removes the oldest segment, all of which is delivered. The committed offset is
     /// durable before: without that, the missing segment would look like a loss after a crash.
     pub(super) fn retire(&mut self, segment: Segment) -> Result<(), StorageError> {
-        if self.slot_written.committed < self.shared.lock().segments[1].base {
+        let durably_committed = self.is_durably_committed(&self.shared.lock());
+        if !durably_committed {
             // The slots own their space. Where a file system needs some all the same, removing this
             // segment is what makes it; after a crash right then a gap is told that is none.
             unless_full(self.write_slot())?;
@@ -72,6 +73,15 @@ impl Writer {
         self.remove_oldest(segment)
     }
 
+    /// Is it on disk that the oldest segment is delivered, in the slots or in the last batch?
+    pub(super) fn is_durably_committed(&self, inner: &Inner) -> bool {
+        let committed = self.slot_written.committed.max(self.committed_in_log);
+        let second = inner.segments.get(1);
+        second.is_some_and(|second| committed >= second.base)
+    }
+
+    /// The removal isn't durable on return. Nothing rests on it: a segment that comes back in a power
+    /// cut is delivered, or noted as dropped. A spare gets its new name durably before its new content.
     fn remove_oldest(&mut self, segment: Segment) -> Result<(), StorageError> {
         let path = segment::path(&self.options.dir, segment.base);
         let damaged = self.shared.lock().damage.take(segment.base);
@@ -97,12 +107,6 @@ impl Writer {
         if !kept {
             inner.disk_bytes -= segment.bytes;
         }
-        drop(inner);
-        // Without space for it, the next sync of the directory does it. Nothing rests on this one:
-        // a segment that comes back in a power cut is delivered, or noted as dropped.
-        let dir = &self.options.dir;
-        unless_no_space(self.fs.sync_dir(dir))
-            .map_err(StorageError::new("sync the directory", dir))?;
         Ok(())
     }
 

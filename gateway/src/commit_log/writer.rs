@@ -78,6 +78,8 @@ pub(super) struct Writer {
     /// The batch in hand, compressed.
     pub(super) packed: Vec<u8>,
     pub(super) slot_written: Slot,
+    /// The committed offset that the last synced batch names.
+    pub(super) committed_in_log: Offset,
     pub(super) state: Box<dyn DurableState>,
     pub(super) observer: Box<dyn Observer>,
     /// Held as long as the files are written.
@@ -146,7 +148,10 @@ impl Writer {
         let mut inner = self.shared.lock();
         loop {
             let now = Instant::now();
-            if let Some(segment) = inner.retired() {
+            // The next batch names the committed offset, which saves a flush of the slots.
+            if let Some(segment) = inner.retired()
+                && (inner.gathering_since.is_none() || self.is_durably_committed(&inner))
+            {
                 return Work::Retire(segment);
             }
             if inner.lineage != inner.lineage_wanted {
@@ -217,8 +222,10 @@ impl Writer {
         };
         let written = self.write_patiently(&mut sealing)?;
         let written_bytes = sealing.bytes.len() as u64;
+        let committed = sealing.header.committed;
         self.packed = packed;
         if written {
+            self.committed_in_log = committed;
             self.announce(batch, content_end, (written_bytes, began.elapsed()));
         }
         Ok(written)
@@ -303,9 +310,11 @@ impl Writer {
         let header = self.header(Kind::Checkpoint, 0, base);
         let segment_bytes = self.options.segment_bytes;
         let fill = fills(self.active_batches, segment_bytes);
+        // The name goes first: a spare's new content under the name that it had in its earlier life
+        // would look like a segment out of place.
         let begun = make_room(&*file, segment_bytes, fill)
-            .and_then(|()| begin_segment(&*file, &header, &*self.state))
-            .and_then(|position| self.fs.sync_dir(&self.options.dir).map(|()| position));
+            .and_then(|()| self.fs.sync_dir(&self.options.dir))
+            .and_then(|()| begin_segment(&*file, &header, &*self.state));
         match begun {
             Ok(position) => {
                 let bytes = segment_bytes;
@@ -375,13 +384,10 @@ impl Writer {
         }
     }
 
-    /// Applies a synced batch to the state and tells appenders, readers and the observer.
+    /// Tells appenders, readers and the observer of a synced batch, and then applies it to the state,
+    /// for which nobody waits.
     fn announce(&mut self, batch: &Gathered, content_end: usize, cost: (u64, Duration)) {
         let end = batch.base.plus(u64::from(batch.count));
-        let content = &batch.bytes[HEADER_BYTES..content_end];
-        for record in Entries::new(content, batch.base, self.options.clock.boot_id()).flatten() {
-            self.state.apply(&record);
-        }
         let mut inner = self.shared.lock();
         inner.progress.synced = end;
         inner.progress.condition = Condition::Running;
@@ -390,6 +396,10 @@ impl Writer {
         drop(inner);
         self.shared.moved.notify_all();
         self.observer.progress(progress);
+        let content = &batch.bytes[HEADER_BYTES..content_end];
+        for record in Entries::new(content, batch.base, self.options.clock.boot_id()).flatten() {
+            self.state.apply(&record);
+        }
         self.observer.committed(&CommitReport {
             records: u64::from(batch.count),
             bytes: cost.0,
