@@ -2,18 +2,22 @@
 //!
 //! With no commit interval the writer thread takes what is there as soon as it wakes, which may be
 //! one record of 32. So it is held back inside [`Observer::committed`], after it has told of a
-//! commit, until all records of the next one were appended: appender and writer still meet over two
-//! wake-ups a commit, as they do in the gateway.
+//! commit, until all records of the next one were appended.
+//!
+//! Two ways of driving: in [`Driver::stream`] the next records are appended while the writer syncs,
+//! as sources do in the gateway, from the moment on when it has taken those before (it then asks the
+//! clock for the time that stands in the batch). In [`Driver::commit`] each commit is waited for.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use edge_gateway::clock::SystemClock;
+use edge_gateway::clock::{Clock, Moment, SystemClock};
 use edge_gateway::commit_log::fs::RealFs;
 use edge_gateway::commit_log::{
     CommitLog, CommitReport, Compression, Condition, Observer, Options, Progress,
 };
+use edge_gateway::record::Offset;
 
 use crate::error::BenchError;
 use crate::telemetry::Telemetry;
@@ -65,7 +69,23 @@ struct Inner {
     /// Commits that were told of, and their bytes.
     commits: u64,
     bytes: u64,
+    /// Commits that were begun: what is appended now is not part of them.
+    taken: u64,
     closing: bool,
+}
+
+/// Sees the writer begin a commit.
+#[derive(Debug)]
+struct Watched {
+    gate: Arc<Gate>,
+    clock: SystemClock,
+}
+
+impl Clock for Watched {
+    fn moment(&self) -> Moment {
+        self.gate.change(|inner| inner.taken = inner.commits + 1);
+        self.clock.moment()
+    }
 }
 
 #[derive(Debug)]
@@ -96,7 +116,7 @@ impl Gate {
 
     fn change(&self, change: impl FnOnce(&mut Inner)) {
         change(&mut self.lock());
-        self.opened.notify_one();
+        self.opened.notify_all();
     }
 }
 
@@ -114,6 +134,11 @@ impl Driver {
     pub(crate) fn start(options: Options) -> Result<Self, BenchError> {
         let gate = Arc::new(Gate::default());
         let watch = Box::new(Watch(Arc::clone(&gate)));
+        let clock = Arc::new(Watched {
+            gate: Arc::clone(&gate),
+            clock: SystemClock::default(),
+        });
+        let options = Options { clock, ..options };
         let log = CommitLog::open(Arc::new(RealFs), options, watch, ())?.log;
         let mut driver = Self {
             log,
@@ -128,15 +153,54 @@ impl Driver {
 
     /// Commits `records` records as one batch, and then has them delivered if `deliver`.
     pub(crate) fn commit(&mut self, records: usize, deliver: bool) -> Result<(), BenchError> {
+        let last = self.append(records)?;
+        synced(&self.log, last)?;
+        if deliver {
+            self.log.commit(last.plus(1));
+        }
+        Ok(())
+    }
+
+    /// Commits `records` records as one batch `commits` times, each appended while the one before is
+    /// synced, and delivered after it.
+    pub(crate) fn stream(&mut self, records: usize, commits: u64) -> Result<(), BenchError> {
+        let mut last = None;
+        for _ in 0..commits {
+            let next = self.append(records)?;
+            if let Some(last) = last.replace(next) {
+                synced(&self.log, last)?;
+                self.log.commit(last.plus(1));
+            }
+            self.until_taken()?;
+        }
+        if let Some(last) = last {
+            synced(&self.log, last)?;
+            self.log.commit(last.plus(1));
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, records: usize) -> Result<Offset, BenchError> {
         let mut last = self.log.append(&self.telemetry.record())?;
         for _ in 1..records {
             last = self.log.append(&self.telemetry.record())?;
         }
         self.gate.change(|inner| inner.ready += 1);
         self.commits += 1;
-        synced(&self.log, last)?;
-        if deliver {
-            self.log.commit(last.plus(1));
+        Ok(last)
+    }
+
+    /// Waits until the writer has begun the last commit.
+    fn until_taken(&self) -> Result<(), BenchError> {
+        let inner = self.gate.lock();
+        let waiting = |inner: &mut Inner| inner.taken < self.commits;
+        let woken = self
+            .gate
+            .opened
+            .wait_timeout_while(inner, PATIENCE, waiting);
+        let (inner, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        if inner.taken < self.commits {
+            return Err(BenchError::Stuck("no commit is begun".to_owned()));
         }
         Ok(())
     }
@@ -160,10 +224,7 @@ impl Drop for Driver {
 }
 
 /// Waits until `offset` is durable.
-pub(crate) fn synced(
-    log: &CommitLog,
-    offset: edge_gateway::record::Offset,
-) -> Result<(), BenchError> {
+pub(crate) fn synced(log: &CommitLog, offset: Offset) -> Result<(), BenchError> {
     let progress = log.wait(offset, PATIENCE);
     if progress.synced > offset {
         return Ok(());
