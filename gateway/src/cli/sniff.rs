@@ -31,7 +31,7 @@ pub(super) struct Sniff {
     /// 5 to 8
     #[arg(long, default_value_t = 8)]
     data_bits: u8,
-    /// none, odd or even
+    /// none, odd, even, mark or space
     #[arg(long, default_value = "none")]
     parity: String,
     /// 1 or 2

@@ -112,6 +112,10 @@ pub enum Parity {
     Odd,
     /// Even.
     Even,
+    /// Always 1.
+    Mark,
+    /// Always 0.
+    Space,
 }
 
 /// Flow control of a serial line.
@@ -154,6 +158,8 @@ pub(super) fn read(mut section: Section<'_>, taken: &mut Taken<'_>) -> Serial {
             ("none", Parity::None),
             ("odd", Parity::Odd),
             ("even", Parity::Even),
+            ("mark", Parity::Mark),
+            ("space", Parity::Space),
         ])
     });
     let flow_control = section.get("flow_control");

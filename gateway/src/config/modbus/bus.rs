@@ -142,7 +142,7 @@ fn rtu(name: &str, section: &mut Section<'_>, context: &mut Context<'_>) -> Opti
     let parity = parity.unwrap_or(Parity::Even);
     let stop_bits_default = match parity {
         Parity::None => 2,
-        Parity::Even | Parity::Odd => 1,
+        Parity::Even | Parity::Odd | Parity::Mark | Parity::Space => 1,
     };
     let stop_bits = number(section.get("stop_bits"), 1, 2).unwrap_or(stop_bits_default);
     let rs485 = section.get("rs485").and_then(|value| silent(&value));

@@ -347,7 +347,7 @@ impl BusKind {
 fn character(line: &RtuLine) -> Duration {
     let parity = match line.parity {
         Parity::None => 0,
-        Parity::Even | Parity::Odd => 1,
+        Parity::Even | Parity::Odd | Parity::Mark | Parity::Space => 1,
     };
     let bits = 9 + parity + u32::from(line.stop_bits);
     Duration::from_secs(1) * bits / line.baud_rate

@@ -4,8 +4,9 @@
 //! flush is `tcdrain`, and a close with output pending waits up to 30 s for a device that holds
 //! the line. [`Port::close`] waits for the output a moment, then discards it.
 //!
-//! The driver's RS-485 mode is set through a second, short-lived descriptor: it belongs to the port,
-//! not to who opened it, and the library that reads and writes has no call for it.
+//! The driver's RS-485 mode and the parity that sticks are set through a second, short-lived
+//! descriptor: they belong to the port, not to who opened it, and the library that reads and writes
+//! has no call for them.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::termios::{ControlModes, OptionalActions, tcgetattr, tcsetattr};
 use serial2::rs4xx::Rs485Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep};
@@ -71,6 +73,12 @@ pub enum OpenError {
         /// Why.
         source: std::io::Error,
     },
+    /// The driver has no parity bit that is always the same.
+    #[error("the driver of {} has neither mark nor space parity", path.display())]
+    NoStickyParity {
+        /// The port.
+        path: PathBuf,
+    },
     /// The system refused it, or a setting of it.
     #[error("cannot open {}", path.display())]
     Refused {
@@ -112,6 +120,7 @@ impl OpenError {
             | Self::Ambiguous { .. }
             | Self::Sysfs { .. }
             | Self::NoRs485 { .. }
+            | Self::NoStickyParity { .. }
             | Self::Refused { .. }) => other,
         }
     }
@@ -215,10 +224,9 @@ impl Port {
 /// [`OpenError`]; a port that is in use does not say by whom.
 pub fn open(settings: Settings<'_>) -> Result<SerialStream, OpenError> {
     let path = find(settings.device)?;
-    let switched = settings.rs485.map(|mode| switch(&path, mode)).transpose()?;
+    let aside = aside(&path, settings)?;
     let stream = open_stream(&path, settings).map_err(|error| OpenError::refused(&path, error))?;
-    // Until here, since a port that nobody has open may forget its mode.
-    drop(switched);
+    set_sticky_parity(&path, aside.as_ref(), settings.parity)?;
     Ok(stream)
 }
 
@@ -229,11 +237,11 @@ pub fn open(settings: Settings<'_>) -> Result<SerialStream, OpenError> {
 pub fn probe(settings: Settings<'_>) -> Result<String, OpenError> {
     let open = || {
         let path = find(settings.device)?;
-        let _switched = settings.rs485.map(|mode| switch(&path, mode)).transpose()?;
-        match builder(&path, settings).open() {
-            Ok(_port) => Ok(format!("{} opens", path.display())),
-            Err(error) => Err(OpenError::refused(&path, error)),
-        }
+        let aside = aside(&path, settings)?;
+        let port = builder(&path, settings).open();
+        let _port = port.map_err(|error| OpenError::refused(&path, error))?;
+        set_sticky_parity(&path, aside.as_ref(), settings.parity)?;
+        Ok(format!("{} opens", path.display()))
     };
     open().map_err(OpenError::with_holders)
 }
@@ -277,8 +285,8 @@ fn builder(path: &Path, settings: Settings<'_>) -> SerialPortBuilder {
         })
         .parity(match settings.parity {
             Parity::None => tokio_serial::Parity::None,
-            Parity::Odd => tokio_serial::Parity::Odd,
-            Parity::Even => tokio_serial::Parity::Even,
+            Parity::Odd | Parity::Mark => tokio_serial::Parity::Odd,
+            Parity::Even | Parity::Space => tokio_serial::Parity::Even,
         })
         .stop_bits(match settings.stop_bits {
             2 => StopBits::Two,
@@ -291,29 +299,71 @@ fn builder(path: &Path, settings: Settings<'_>) -> SerialPortBuilder {
         })
 }
 
-/// Has the driver switch an RS-485 transceiver, on a port that nobody has claimed.
-fn switch(path: &Path, mode: Rs485) -> Result<serial2::SerialPort, OpenError> {
-    let claimed = claim(path).map_err(|error| OpenError::refused(path, error.into()))?;
-    let Some(file) = claimed else {
+/// A second descriptor of a port that nobody has claimed, with the driver's RS-485 mode set; `None`
+/// where nothing needs one. It is to be held until the port is open and set, since a port that
+/// nobody has open may forget its modes.
+fn aside(path: &Path, settings: Settings<'_>) -> Result<Option<serial2::SerialPort>, OpenError> {
+    if settings.rs485.is_none() && settings.parity == Parity::None {
+        return Ok(None);
+    }
+    let refused = |error: std::io::Error| OpenError::refused(path, error.into());
+    let Some(file) = claim(path).map_err(refused)? else {
         return Err(OpenError::busy(path));
     };
+    let port = serial2::SerialPort::from(OwnedFd::from(file));
+    if let Some(mode) = settings.rs485 {
+        let set = port.set_rs4xx_mode(rs485(mode));
+        set.map_err(|source| OpenError::NoRs485 {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    // Not kept: the one who reads and writes takes the same lock.
+    flock(&port, FlockOperation::Unlock).map_err(|error| refused(error.into()))?;
+    Ok(Some(port))
+}
+
+fn rs485(mode: Rs485) -> Rs485Config {
     let mut config = Rs485Config::new();
     config.set_invert_rts(mode.rts_inverted);
     config.set_full_duplex(mode.echo);
     config.set_bus_termination(mode.termination);
     config.set_delay_before_send(mode.delay_before);
     config.set_delay_after_send(mode.delay_after);
-    let port = serial2::SerialPort::from(OwnedFd::from(file));
-    let set = port.set_rs4xx_mode(config).and_then(|()| {
-        // Not kept: the one who reads and writes takes the same lock.
-        flock(&port, FlockOperation::Unlock).map_err(std::io::Error::from)
-    });
-    match set {
-        Ok(()) => Ok(port),
-        Err(source) => Err(OpenError::NoRs485 {
+    config
+}
+
+/// Makes odd parity mark and even parity space, or the other way round where another program has
+/// left the port so.
+fn set_sticky_parity(
+    path: &Path,
+    aside: Option<&serial2::SerialPort>,
+    parity: Parity,
+) -> Result<(), OpenError> {
+    let Some(port) = aside else {
+        return Ok(());
+    };
+    let sticks = match parity {
+        Parity::Mark | Parity::Space => true,
+        Parity::None | Parity::Odd | Parity::Even => false,
+    };
+    let set = || {
+        let mut termios = tcgetattr(port)?;
+        termios.control_modes.set(ControlModes::CMSPAR, sticks);
+        tcsetattr(port, OptionalActions::Now, &termios)?;
+        rustix::io::Result::Ok(
+            tcgetattr(port)?
+                .control_modes
+                .contains(ControlModes::CMSPAR),
+        )
+    };
+    match set() {
+        // What a driver has no bit for, it takes out again.
+        Ok(found) if found == sticks => Ok(()),
+        Ok(_) => Err(OpenError::NoStickyParity {
             path: path.to_owned(),
-            source,
         }),
+        Err(error) => Err(OpenError::refused(path, std::io::Error::from(error).into())),
     }
 }
 
