@@ -133,6 +133,15 @@ impl<const BODY_MAX: usize> Decoder<BODY_MAX> {
         self.state = START;
     }
 
+    /// Whether the last byte taken was neither the end of a frame nor between two.
+    #[must_use]
+    pub const fn is_within_frame(&self) -> bool {
+        match self.state {
+            State::Run { left: 0, zero_due } => zero_due || self.len > 0,
+            State::Run { .. } | State::Skip => true,
+        }
+    }
+
     /// Takes the next byte of the line.
     pub fn push(&mut self, byte: u8) -> Outcome<'_> {
         let step = self.step(byte);
@@ -320,6 +329,23 @@ mod tests {
         let (frames, rejections) = decode(&mut Decoder::<1037>::new(), &stream);
         assert_eq!(frames, [b"a", b"b"]);
         assert_eq!(rejections, []);
+    }
+
+    #[test]
+    fn a_frame_is_under_way_from_its_first_byte_to_its_last() {
+        let mut decoder = Decoder::<1037>::new();
+        for payload in [&b""[..], b"a", &[0; 300], &[7; 300]] {
+            let mut stream = encoded(payload);
+            assert_eq!(stream.pop(), Some(0));
+            for byte in stream {
+                decoder.push(byte);
+                assert!(decoder.is_within_frame());
+            }
+            decoder.push(0);
+            assert!(!decoder.is_within_frame());
+        }
+        decode(&mut decoder, &[0x55; 3000]);
+        assert!(decoder.is_within_frame(), "noise has no end but a zero");
     }
 
     #[test]

@@ -76,6 +76,14 @@ impl Line {
         }
     }
 
+    /// Whether the rest of a frame is sure to come, and nothing is to be learnt from when.
+    pub(super) fn is_within_frame(&self) -> bool {
+        match self {
+            Self::Shim(shim) => shim.is_within_frame(),
+            Self::Framed(_) => false,
+        }
+    }
+
     /// The silence that would change something now.
     pub(super) fn silence(&self) -> Option<Duration> {
         match self {

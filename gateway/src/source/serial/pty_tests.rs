@@ -319,6 +319,25 @@ async fn noise_on_the_line_is_rejected_and_counted_and_the_next_frame_is_taken()
 }
 
 #[tokio::test]
+async fn a_frame_that_comes_byte_by_byte_is_taken_once_its_last_byte_is_there() {
+    let mut bench = Bench::start(Framing::Shim);
+    let mut device = bench.device().await;
+    let tty = File::open(bench.dir.path().join("tty")).expect("a terminal");
+    for sequence in 0..3 {
+        for byte in opaque(sequence) {
+            device.write(&[byte]).await;
+            // What is written before the gateway has read comes to it as one piece.
+            bench
+                .until(|_| rustix::io::ioctl_fionread(&tty).is_ok_and(|bytes| bytes == 0))
+                .await;
+        }
+        let acknowledged = Header::ack(0, 1, sequence + 1);
+        while device.hear(Kind::Ack).await != acknowledged {}
+    }
+    bench.stopped().await;
+}
+
+#[tokio::test]
 async fn a_device_that_is_heard_is_told_the_time() {
     let mut bench = Bench::start(Framing::Shim);
     let mut device = bench.device().await;
@@ -392,6 +411,9 @@ async fn every_setting_of_a_line_reaches_the_terminal() {
         (9_600, 7, Parity::Even, 1, FlowControl::Software),
         (123_456, 6, Parity::Odd, 2, FlowControl::Hardware),
         (50, 5, Parity::None, 2, FlowControl::None),
+        (19_200, 8, Parity::Mark, 1, FlowControl::None),
+        (123_456, 7, Parity::Space, 1, FlowControl::None),
+        (19_200, 8, Parity::Even, 1, FlowControl::None),
     ] {
         let config = Serial {
             baud_rate,
@@ -407,9 +429,14 @@ async fn every_setting_of_a_line_reaches_the_terminal() {
             (set.input_speed(), set.output_speed()),
             (baud_rate, baud_rate)
         );
-        // A pseudo-terminal keeps to 8 bits and no parity, whatever is asked of it.
+        // A pseudo-terminal keeps to 8 bits and no parity, whatever is asked of it; but it keeps which
+        // parity it would be.
         let stop_bits_set = 1 + u8::from(set.control_modes.contains(ControlModes::CSTOPB));
         assert_eq!(stop_bits_set, stop_bits);
+        let sticks = matches!(parity, Parity::Mark | Parity::Space);
+        let is_odd = matches!(parity, Parity::Odd | Parity::Mark);
+        assert_eq!(set.control_modes.contains(ControlModes::CMSPAR), sticks);
+        assert_eq!(set.control_modes.contains(ControlModes::PARODD), is_odd);
         let hardware = set.control_modes.contains(ControlModes::CRTSCTS);
         let software = set
             .input_modes

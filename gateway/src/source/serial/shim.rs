@@ -91,6 +91,11 @@ impl ShimLine {
         Ok(())
     }
 
+    /// Whether more bytes are sure to come, as long as the line is well.
+    pub(super) fn is_within_frame(&self) -> bool {
+        self.decoder.is_within_frame()
+    }
+
     /// Tells the receivers what has become durable.
     pub(super) fn resolve(&mut self, progress: &Progress) -> Result<(), NotCommitted> {
         let devices = &mut self.devices;
