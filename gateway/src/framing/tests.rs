@@ -227,10 +227,11 @@ fn a_modbus_frame_is_taken_with_its_crc_and_noise_is_not() {
     let answer = [0x11, 3, 6, 0xae, 0x41, 0x56, 0x52, 0x43, 0x40, 0x49, 0xad];
     let mut damaged = answer;
     damaged[4] ^= 1;
-    let rejections = [Rejection::Checksum; 2];
+    let rejections = [Rejection::Checksum; 3];
+    // The CRC of nothing is 0xFFFF.
     expect(
         &bus,
-        &[&answer, &damaged, &[0x49], &answer],
+        &[&answer, &damaged, &[0x49], &[0xff, 0xff], &answer],
         &[&answer, &answer],
         &rejections,
     );
@@ -317,6 +318,36 @@ fn a_delimited_frame_over_the_limit_is_rejected_once() {
 }
 
 #[test]
+fn an_end_like_the_start_is_not_taken_for_both() {
+    let texts = format(delimited("|", "|"), None);
+    expect(&texts, &[b"|a||b|||"], &[b"|a|", b"|b|", b"||"], &[]);
+    let texts = format(delimited("||", "||"), None);
+    expect(&texts, &[b"|||a||||||"], &[b"|||a||", b"||||"], &[]);
+}
+
+#[test]
+fn a_frame_far_over_the_limit_is_rejected_once_and_the_next_is_read() {
+    for format in [
+        format(Framing::Shim, None),
+        format(Framing::Lines, None),
+        format(Framing::Cobs, None),
+        format(Framing::Slip, None),
+        format(Framing::LengthU16Be, None),
+        format(delimited("\u{2}", "\u{3}"), None),
+        format(delimited("", "\r\n"), None),
+        telegrams(),
+        format(Framing::Idle(IDLE), None),
+        format(Framing::Idle(IDLE), Some(Checksum::Modbus)),
+    ] {
+        let (_, long) = encode(&format, &[7; 3 * BYTES_MAX]);
+        let (frame, good) = encode(&format, b"good");
+        let decoded = decoded(&format, &[&long, &good]);
+        assert_eq!(decoded.frames, [frame], "{format:?}");
+        assert_eq!(decoded.rejections.len(), 1, "{format:?}: {decoded:?}");
+    }
+}
+
+#[test]
 fn a_line_is_taken_only_with_the_right_checksum_where_one_is_asked_for() {
     for (checksum, good, bad) in [
         (Checksum::Nmea, "$IIMTW,18.7,C*1D", "$IIMTW,18.8,C*1D"),
@@ -363,6 +394,12 @@ fn a_frame_cut_by_a_lost_port_is_noticed_and_not_joined_to_the_next() {
         assert_eq!((decoded.frames.len(), decoded.rejections.len()), (1, 0));
         assert!(!decoder.cut(), "{format:?}: the frame was whole");
     }
+    let mut decoder = decoder(&format(delimited("<<", ">>"), None));
+    decoder.push(b'<');
+    assert!(
+        !decoder.cut(),
+        "a frame has begun only with all of its start"
+    );
 }
 
 fn encode_cobs(payload: &[u8]) -> Vec<u8> {

@@ -55,6 +55,7 @@ const REOPEN_MIN: Duration = Duration::from_millis(50);
 /// Longest wait before a port is opened again: an operator who plugs it in sees it come up at once,
 /// and four looks a second at a path that isn't there cost nothing that could be measured.
 const REOPEN_MAX: Duration = Duration::from_millis(250);
+const _: () = assert!(REOPEN_MAX.as_millis() < 1000, "a port is opened within 1 s");
 /// How long a stopping source waits for the commit of what it took. A log that is slower than that
 /// is full; devices still hold what was not acknowledged.
 const SETTLE_MAX: Duration = Duration::from_secs(5);

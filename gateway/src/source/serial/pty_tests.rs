@@ -258,11 +258,17 @@ fn opaque(sequence: u32) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_port_that_disappears_and_returns_is_opened_again_and_its_session_goes_on() {
+async fn a_port_that_returns_under_another_number_is_opened_again_and_its_session_goes_on() {
     let mut bench = Bench::start(Framing::Shim);
     assert!(!*bench.ready.borrow());
+    let link = bench.dir.path().join("tty");
+    // A number that somebody has open is not given out again.
+    let mut held = Vec::new();
+    let mut paths = Vec::new();
     for round in 0..3 {
         let mut device = bench.device().await;
+        held.push(File::open(&link).expect("a terminal"));
+        paths.push(std::fs::canonicalize(&link).expect("there"));
         if round > 0 {
             // Sent before the port went; the device did not hear its ACK.
             device.write(&opaque(round - 1)).await;
@@ -272,6 +278,9 @@ async fn a_port_that_disappears_and_returns_is_opened_again_and_its_session_goes
         drop(device);
         bench.until(|b| b.source().connected.get() == 0).await;
     }
+    paths.sort();
+    paths.dedup();
+    assert_eq!(paths.len(), 3, "the port had another number each time");
     assert_eq!(bench.synced(), 3);
     assert_eq!(bench.source().duplicates.get(), 2);
     assert_eq!(bench.source().committed.get(), 3);
