@@ -2,6 +2,10 @@
 //!
 //! A register is an address that the data sheet names, which the language cannot know: this is the
 //! one module that must be believed. Everything else of the firmware is checked by the compiler.
+//!
+//! No crate takes the two `unsafe` away: `safe-mmio`, `tock-registers` and `volatile-register` ask for
+//! one where an address becomes a reference, the crate of this part (`lm3s6965`) has its interrupts
+//! alone, and crates generated from a part's description have one at each field that is written.
 
 #![expect(
     unsafe_code,
