@@ -5,7 +5,9 @@
 
 mod bad_input;
 mod clock;
+mod device_time;
 mod devices;
+mod framings;
 mod load;
 mod modbus;
 mod mqtt;

@@ -46,6 +46,22 @@ fn acknowledged_frames_of_many_devices_arrive_over_a_noisy_line() {
     assert_eq!(gateway.drain().code(), Some(0));
 }
 
+/// Eight messages take 1.8 s at 9600 baud, the shortest timer 0.5 s.
+#[test]
+fn a_window_that_a_slow_line_takes_longer_for_than_the_timer_is_sent_once() {
+    let _turn = turn();
+    let kafka = kafka::shared();
+    let topic = kafka.new_topic(1);
+    let line = Line::new();
+    let sim = line.sim("--rate 0 --count 40 --payload-bytes 200 --baud 9600");
+    let settings = Settings::new(&kafka.bootstrap(), &topic).serial("press", &line.link, "shim");
+    let mut gateway = Gateway::start_ready(&settings);
+    let report = sim.finish(SOON);
+    Oracle::new(&kafka.bootstrap(), &[&topic]).expect_all(&topic, report.sent, SOON);
+    assert_eq!((report.acknowledged, report.resent), (Some(40), 0));
+    assert_eq!(gateway.drain().code(), Some(0));
+}
+
 #[test]
 fn lines_arrive_and_senml_becomes_json_where_asked() {
     let _turn = turn();

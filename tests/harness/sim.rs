@@ -17,6 +17,8 @@ pub struct SimReport {
     pub sent: u64,
     /// Messages acknowledged, where the other end acknowledges.
     pub acknowledged: Option<u64>,
+    /// Messages sent again.
+    pub resent: u64,
 }
 
 /// A running simulator.

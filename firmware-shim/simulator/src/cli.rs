@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use firmware_shim::frame::PAYLOAD_BYTES_MAX;
 
 use crate::SimError;
 use crate::fleet::{Fleet, TopicTemplate};
@@ -110,7 +109,8 @@ pub struct SerialArgs {
     /// How messages are set apart. With shim framing one device has address 0, more have 1, 2, …
     #[arg(long, value_enum, default_value = "shim")]
     pub framing: Framing,
-    /// Probability that a frame is damaged: a bit flipped, a byte dropped or inserted.
+    /// Probability that a frame is damaged: a bit flipped, a byte dropped or inserted, or its
+    /// end lost, which merges it with the next.
     #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
     pub noise: f64,
     /// Devices neither wait for acknowledgements nor send again.
@@ -131,7 +131,7 @@ impl SerialArgs {
     /// The options that these arguments mean.
     ///
     /// # Errors
-    /// [`SimError::Usage`] if the shim link allows neither so many devices nor such payloads.
+    /// [`SimError::Usage`] if the framing allows not so many devices, or no such payloads.
     pub fn options(&self) -> Result<SerialOptions, SimError> {
         let shim = self.framing == Framing::Shim;
         if shim && self.common.devices > DEVICES_MAX {
@@ -141,8 +141,9 @@ impl SerialArgs {
                 reason,
             });
         }
-        if shim && self.common.payload_bytes > PAYLOAD_BYTES_MAX {
-            let reason = format!("a frame holds {PAYLOAD_BYTES_MAX} bytes at most");
+        let payload_bytes_max = self.framing.payload_bytes_max();
+        if self.common.payload_bytes > payload_bytes_max {
+            let reason = format!("a frame holds {payload_bytes_max} bytes at most");
             return Err(SimError::Usage {
                 argument: "--payload-bytes",
                 reason,

@@ -66,13 +66,15 @@ impl Line {
         }
     }
 
-    /// Flips a bit of one byte, drops it, or inserts one before it.
+    /// Flips a bit of one byte, drops it, inserts one before it, or drops the frame's last, so that it
+    /// merges with the next.
     fn damage(&mut self, start: usize) {
         let at = start + self.random.below(self.bytes.len() - start);
         let [byte, ..] = self.random.bits().to_le_bytes();
-        match self.random.below(3) {
+        match self.random.below(4) {
             0 => self.bytes[at] ^= 1 << (byte % 8),
             1 => drop(self.bytes.remove(at)),
+            2 => drop(self.bytes.pop()),
             _ => self.bytes.insert(at, byte),
         }
     }
@@ -155,6 +157,22 @@ mod tests {
         let mut line = Line::new(9_600, 0.0, 0);
         line.push(&[1; 1_000]);
         assert_eq!(line.due(Duration::from_secs(3_600)).len(), 16);
+    }
+
+    #[test]
+    fn frames_lose_a_byte_gain_one_change_one_or_lose_their_end() {
+        let mut line = Line::new(0, 1.0, 5);
+        let mut seen = [false; 4];
+        for _ in 0..200 {
+            line.push(b"frame\0");
+            let kind = match line.due(Duration::ZERO) {
+                b"frame" => 0,
+                damaged => damaged.len() - 4,
+            };
+            seen[kind] = true;
+            line.wrote(line.len());
+        }
+        assert_eq!(seen, [true; 4], "merged, one less, changed, one more");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! them to the devices, writes what the line takes, and hears acknowledgements. A gateway that is
 //! not there is no error: devices hold what they have and try again.
 
+pub mod framing;
 pub mod line;
 pub mod lines;
 pub mod pty;
@@ -21,6 +22,7 @@ use crate::message::{Message, wall_ms};
 use crate::progress::Counters;
 use crate::run::{Phase, Run};
 use crate::schedule::Schedule;
+pub use framing::Framing;
 use line::Line;
 use lines::LineDevices;
 use pty::Pty;
@@ -61,18 +63,17 @@ pub enum SerialError {
     /// A message that no frame can hold.
     #[error("a message cannot be packed")]
     Payload(#[source] firmware_shim::senml::Error),
+    /// A payload that no frame of this framing can hold.
+    #[error("a payload of {payload_bytes} bytes is over the framing's {payload_bytes_max}")]
+    TooLong {
+        /// Its size.
+        payload_bytes: usize,
+        /// Size of the largest.
+        payload_bytes_max: usize,
+    },
     /// The thread that drives the line panicked.
     #[error("the line's thread failed")]
     Thread(#[source] tokio::task::JoinError),
-}
-
-/// How messages are set apart on the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Framing {
-    /// The shim link: COBS frames with checksum, acknowledged.
-    Shim,
-    /// One JSON text a line.
-    Lines,
 }
 
 /// What kind of line, and where.
@@ -132,7 +133,16 @@ impl Driver {
     fn new(options: &SerialOptions, fleet: Fleet, run: &Run) -> Result<Self, SerialError> {
         let devices = match options.framing {
             Framing::Shim => Devices::Shim(Box::new(ShimDevices::new(fleet, options)?)),
-            Framing::Lines => Devices::Lines(LineDevices::new(fleet, options.payload_bytes_min)),
+            framing @ (Framing::Lines
+            | Framing::Cobs
+            | Framing::Slip
+            | Framing::LengthU8
+            | Framing::LengthU16Be
+            | Framing::StxEtx
+            | Framing::Dsmr
+            | Framing::Idle) => {
+                Devices::Lines(LineDevices::new(fleet, framing, options.payload_bytes_min))
+            }
         };
         let now = Instant::now();
         Ok(Self {
@@ -162,7 +172,7 @@ impl Driver {
             if !sending_is_over {
                 self.make()?;
             }
-            let wake_ms = self.transmit();
+            let wake_ms = self.transmit()?;
             let written = self.write()?;
             if sending_is_over && self.is_done()? {
                 return Ok(());
@@ -186,7 +196,7 @@ impl Driver {
             };
             match &mut self.devices {
                 Devices::Shim(devices) => devices.push(message, &self.counters)?,
-                Devices::Lines(devices) => devices.push(message),
+                Devices::Lines(devices) => devices.push(message)?,
             }
             self.made += 1;
             Counters::add(&self.counters.sent, 1);
@@ -206,20 +216,25 @@ impl Driver {
         }
     }
 
-    fn transmit(&mut self) -> Option<u64> {
+    fn transmit(&mut self) -> Result<Option<u64>, SerialError> {
         let now_ms = self.now_ms();
         let wake_ms = match &mut self.devices {
             Devices::Shim(devices) => devices.transmit(now_ms, &mut self.line),
             Devices::Lines(devices) => {
-                if self.line.is_empty() {
-                    devices.transmit(&mut self.line);
+                // A pseudo-terminal keeps no time between bytes: the silence begins when all is read.
+                let busy =
+                    !self.line.is_empty() || devices.need_silence() && self.pty.unread()? > 0;
+                if busy {
+                    devices.heard(now_ms);
+                    None
+                } else {
+                    devices.transmit(now_ms, &mut self.line)
                 }
-                None
             }
         };
         Counters::add(&self.counters.damaged, self.line.damaged() - self.damaged);
         self.damaged = self.line.damaged();
-        wake_ms
+        Ok(wake_ms)
     }
 
     fn write(&mut self) -> Result<usize, SerialError> {
@@ -233,7 +248,7 @@ impl Driver {
             let now_ms = self.now_ms();
             match &mut self.devices {
                 Devices::Shim(devices) => devices.transmitted(now_ms),
-                Devices::Lines(_) => {}
+                Devices::Lines(devices) => devices.heard(now_ms),
             }
         }
         Ok(written)
