@@ -17,6 +17,10 @@ enum Fault {
     Lose,
     Repeat,
     Flip(u8),
+    /// A byte goes missing; if it is the last, the frame and the next are one.
+    Drop(u8),
+    /// A byte comes in before another, a 0x00 as well as any.
+    Insert(u8, u8),
     /// It arrives behind the next one.
     Swap,
 }
@@ -56,6 +60,10 @@ impl Line {
                 let at = usize::from(at) % bytes.len();
                 bytes[at] ^= 1 << (at % 8);
             }
+            Fault::Drop(at) => {
+                bytes.remove(usize::from(at) % bytes.len());
+            }
+            Fault::Insert(at, byte) => bytes.insert(usize::from(at) % bytes.len(), byte),
             Fault::Swap => {
                 self.held_back = bytes;
                 return held_back;
@@ -206,6 +214,9 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => Just(Fault::Lose),
         1 => Just(Fault::Repeat),
         1 => any::<u8>().prop_map(Fault::Flip),
+        1 => any::<u8>().prop_map(Fault::Drop),
+        1 => (any::<u8>(), prop_oneof![Just(0), any::<u8>()])
+            .prop_map(|(at, byte)| Fault::Insert(at, byte)),
         1 => Just(Fault::Swap),
     ]
 }
@@ -292,6 +303,26 @@ proptest! {
         let last = (world.sender.session(), world.sender.next_sequence() - 1);
         prop_assert_eq!(world.log.last(), Some(&last));
     }
+}
+
+#[test]
+fn acks_that_are_lost_cost_time_and_nothing_else() {
+    let mut world = World::new(u32::MAX - 3);
+    for _ in 0..SLOTS {
+        world.step(Step::Push);
+        world.step(Step::Send(Fault::None));
+        world.step(Step::Commit);
+        world.step(Step::Ack(Fault::Lose));
+        world.step(Step::Advance(700));
+    }
+    assert_eq!(world.sender.held(), SLOTS, "not one ACK was heard");
+    assert!(world.sender.resent() > 0);
+    world.drain();
+    let stored: Vec<_> = (0..12)
+        .map(|at| (7, (u32::MAX - 3).wrapping_add(at)))
+        .collect();
+    assert_eq!(world.log, stored);
+    assert_eq!(world.gaps, 0);
 }
 
 /// A line of 9600 baud takes 8.6 s for eight messages of 1 KiB: far longer than the shortest timer.
