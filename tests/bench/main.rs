@@ -1,7 +1,8 @@
 //! What the commit log costs, beside a raw loop that writes and syncs the same bytes on the same
-//! disk in the same minute: ratios, so that the figures mean something on any machine.
+//! disk in the same minute: ratios, so that the figures mean something on any machine. And what the
+//! shim link costs ([`link`]).
 //!
-//! Everything happens on an ext4 of its own, on a loop device whose counters see every byte and
+//! All of the log's part happens on an ext4 of its own, on a loop device whose counters see every byte and
 //! every flush, the file system's journal included ([`disk`]). The device lives in a mount namespace
 //! of the benchmark's own: however it ends, nothing is left behind. What is measured of memory, or
 //! with nothing in memory, is measured in a process of its own ([`backlog`]).
@@ -13,6 +14,7 @@ mod commits;
 mod disk;
 mod driver;
 mod error;
+mod link;
 mod machine;
 mod raw;
 mod report;
@@ -27,7 +29,7 @@ use disk::Disk;
 use error::BenchError;
 use report::Report;
 
-/// Measures the commit log against the disk it lies on.
+/// Measures the commit log against the disk it lies on, and the shim link.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// A directory on the disk to measure; needs 11 GiB free
@@ -46,9 +48,11 @@ struct Arguments {
     part: Option<Part>,
 }
 
-/// What the benchmark starts as processes of their own.
+/// A part of the benchmark; without `hide`, one that is of use alone.
 #[derive(Clone, Debug, Subcommand)]
 enum Part {
+    /// The shim link alone: two minutes, no mount
+    Link,
     /// All of it, inside the mount namespace
     #[command(hide = true)]
     Inside,
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match &arguments.part {
         None => enter_namespace(),
+        Some(Part::Link) => run_link(&arguments),
         Some(Part::Inside) => run(&arguments),
         Some(Part::Fill(fill)) => backlog::fill(fill),
         Some(Part::Reopen(place)) => backlog::reopen(place),
@@ -109,6 +114,20 @@ fn run(arguments: &Arguments) -> Result<ExitCode, BenchError> {
     let disk = Disk::make(&arguments.on, backlog::DISK_BYTES)?;
     commits::measure(&disk, arguments.rounds, &mut report)?;
     backlog::measure(&disk, arguments.rounds, arguments.short, &mut report)?;
+    drop(disk);
+    link::measure(&arguments.on, arguments.rounds, &mut report)?;
+    finish(arguments, &report)
+}
+
+fn run_link(arguments: &Arguments) -> Result<ExitCode, BenchError> {
+    let machine = machine::describe(&arguments.on)?;
+    println!("{machine}");
+    let mut report = Report::new(machine);
+    link::measure(&arguments.on, arguments.rounds, &mut report)?;
+    finish(arguments, &report)
+}
+
+fn finish(arguments: &Arguments, report: &Report) -> Result<ExitCode, BenchError> {
     println!("{report}");
     report.write(&arguments.json)?;
     Ok(ExitCode::SUCCESS)
