@@ -31,7 +31,7 @@ impl fmt::Display for Machine {
         writeln!(f, "{cpu}, {cpus} cores, Linux {kernel}")?;
         write!(
             f,
-            "{disk}; ext4 on a loop device (direct I/O) on {file_system}"
+            "{disk}, {file_system}; the log's own ext4 on a loop device (direct I/O) on it"
         )
     }
 }

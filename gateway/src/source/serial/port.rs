@@ -427,3 +427,31 @@ impl Writer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_of_a_transceiver_reaches_the_driver() {
+        let (before, after) = (Duration::from_millis(3), Duration::from_millis(7));
+        for (rts_inverted, echo, termination) in [
+            (true, false, false),
+            (false, true, false),
+            (false, false, true),
+        ] {
+            let config = rs485(Rs485 {
+                rts_inverted,
+                delay_before: before,
+                delay_after: after,
+                echo,
+                termination,
+            });
+            assert_eq!(config.get_invert_rts(), rts_inverted);
+            assert_eq!(config.get_full_duplex(), echo);
+            assert_eq!(config.get_bus_termination(), termination);
+            assert_eq!(config.get_delay_before_send(), before);
+            assert_eq!(config.get_delay_after_send(), after);
+        }
+    }
+}
