@@ -84,6 +84,9 @@ fn formats() -> Vec<Format> {
         (delimited(b"/", b"!"), Some(Checksum::Dsmr)),
         (idle(), None),
         (idle(), Some(Checksum::Modbus)),
+        (Framing::Lines, Some(Checksum::Nmea)),
+        (Framing::Lines, Some(Checksum::CsvXor)),
+        (Framing::Lines, Some(Checksum::CsvCrc16)),
     ]
     .map(|(framing, checksum)| Format {
         framing,
@@ -97,9 +100,13 @@ fn formats() -> Vec<Format> {
 /// A good frame on the line, and its payload.
 fn good(format: &Format) -> (Vec<u8>, Vec<u8>) {
     let plain = |wire: &[u8]| (wire.to_owned(), PAYLOAD.to_owned());
+    let line = |text: &str| (format!("{text}\r\n").into_bytes(), text.into());
     match (&format.framing, format.checksum) {
         (Framing::Shim, _) => plain(&shim()),
-        (Framing::Lines, _) => plain(b"ok\r\n"),
+        (Framing::Lines, Some(Checksum::Nmea)) => line("$ok*04"),
+        (Framing::Lines, Some(Checksum::CsvXor)) => line("ok,04"),
+        (Framing::Lines, Some(_)) => line(&format!("ok,{:04X}", crc16(0, PAYLOAD))),
+        (Framing::Lines, None) => line("ok"),
         (Framing::Cobs, _) => plain(b"\x03ok\0"),
         (Framing::Slip, _) => plain(b"ok\xc0"),
         (Framing::LengthU8, _) => plain(b"\x02ok"),
