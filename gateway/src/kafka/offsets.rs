@@ -247,7 +247,7 @@ impl<'t> Reader<'t> {
         list.add_partition_offset(self.topic.name, partition, Offset::Beginning)
             .map_err(failed)?;
         self.committed.assign(&list).map_err(failed)?;
-        let count = self.take_all(partition, over, take)?;
+        let count = self.take_below(end, partition, over, take)?;
         self.committed.unassign().map_err(failed)?;
         Ok(count)
     }
@@ -290,8 +290,11 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn take_all(
+    /// Takes what lies below `end`. A partition that others write to all the time has no end to be
+    /// reached: what comes from behind `end` tells as well that all before it was there.
+    fn take_below(
         &self,
+        end: i64,
         partition: i32,
         over: &mut dyn FnMut() -> bool,
         take: &mut dyn FnMut(&[u8]),
@@ -309,9 +312,12 @@ impl<'t> Reader<'t> {
                         take(value);
                         count += 1;
                     }
+                    if message.offset() + 1 >= end {
+                        return Ok(count);
+                    }
                 }
-                // The end as a `read_committed` reader sees it, which is not below the one asked
-                // for.
+                // Where the last ones below are markers or were aborted. The end as a
+                // `read_committed` reader sees it is not below the one asked for.
                 Some(Err(KafkaError::PartitionEOF(ended))) if ended == partition => {
                     return Ok(count);
                 }
@@ -337,20 +343,18 @@ impl<'t> Reader<'t> {
         partition: i32,
     ) -> Result<(i64, i64), OffsetsError> {
         let found = consumer.fetch_watermarks(self.topic.name, partition, ANSWER_WITHIN);
-        found.map_err(|error| match error.rdkafka_error_code() {
-            Some(code @ Code::TopicAuthorizationFailed) => OffsetsError::Forbidden {
-                topic: self.topic.name.to_owned(),
-                code,
-            },
-            Some(_) | None => self.failed(partition, error),
-        })
+        found.map_err(|error| self.failed(partition, error))
     }
 
     fn failed(&self, partition: i32, source: KafkaError) -> OffsetsError {
-        OffsetsError::Read {
-            topic: self.topic.name.to_owned(),
-            partition,
-            source,
+        let topic = self.topic.name.to_owned();
+        match source.rdkafka_error_code() {
+            Some(code @ Code::TopicAuthorizationFailed) => OffsetsError::Forbidden { topic, code },
+            Some(_) | None => OffsetsError::Read {
+                topic,
+                partition,
+                source,
+            },
         }
     }
 }
