@@ -3,7 +3,9 @@
 //! An MQTT broker is asked with a client id of its own and a clean session, so that the gateway's
 //! session stays as it is. Kafka is asked for its metadata. A serial port is opened and closed,
 //! and a Modbus server connected to; units are asked nothing.
-//! Each attempt ends within [`TIMEOUT`]; all of it blocks the calling thread.
+//! With `exactly_once` it is asked for the transactional id too, which a running gateway keeps, and
+//! for the offsets topic, which stays as it is.
+//! Each answer is waited for within [`TIMEOUT`]; all of it blocks the calling thread.
 
 mod kafka;
 mod mqtt;
@@ -11,7 +13,9 @@ mod mqtt;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
-use crate::config::{Bus, BusKind, Config, Source, SourceKind, TcpAddress};
+use crate::config::{Bus, BusKind, Config, Delivery, Source, SourceKind, TcpAddress};
+use crate::kafka::offsets::{self, Found, OffsetsError};
+use crate::kafka::rights::{self, RightsError};
 use crate::source::serial::port::{self, OpenError, Settings};
 
 /// Longest wait for one answer. Chosen by eye: a broker that takes longer is not healthy.
@@ -32,6 +36,12 @@ pub enum ProbeError {
     /// Kafka did not answer.
     #[error(transparent)]
     Kafka(#[from] kafka::KafkaProbeError),
+    /// There would be no transactions.
+    #[error(transparent)]
+    Transactions(#[from] RightsError),
+    /// Exactly-once delivery could not keep its position.
+    #[error(transparent)]
+    Offsets(#[from] OffsetsError),
 }
 
 /// Tries all endpoints in turn; each with its name and what came of it.
@@ -48,7 +58,35 @@ pub fn all(config: &Config) -> impl Iterator<Item = (String, Result<String, Prob
         let answer = kafka::probe(&config.kafka).map_err(ProbeError::from);
         ("kafka".to_owned(), answer)
     });
-    sources.chain(buses).chain(kafka)
+    let transactions = match &config.kafka.delivery {
+        Delivery::AtLeastOnce => None,
+        Delivery::ExactlyOnce(transactions) => Some(transactions),
+    };
+    let exactly_once = transactions
+        .into_iter()
+        .flat_map(|transactions| exactly_once(config, &transactions.offsets_topic));
+    sources.chain(buses).chain(kafka).chain(exactly_once)
+}
+
+/// What exactly-once delivery needs beside brokers that answer.
+fn exactly_once(config: &Config, offsets_topic: &str) -> [(String, Result<String, ProbeError>); 2] {
+    let id = &config.gateway.id;
+    let allowed = rights::inspect(config).map(|()| format!("the id {id:?} is allowed"));
+    let found = offsets::inspect(config, offsets_topic).map(|found| match found {
+        Found::Absent => "will be created",
+        Found::Ready => "compacted, readable, writable",
+        Found::Readable => "readable; whether it is compacted and writable is not shown to us",
+    });
+    [
+        (
+            "kafka transactions".to_owned(),
+            allowed.map_err(ProbeError::from),
+        ),
+        (
+            format!("kafka offsets topic {offsets_topic}"),
+            found.map(str::to_owned).map_err(ProbeError::from),
+        ),
+    ]
 }
 
 /// A Modbus source has no endpoint but its bus.

@@ -12,7 +12,8 @@
 //! - [`class`] says of every code what is to be done: wait, set the record aside, wait for the
 //!   topic, or begin anew.
 //! - [`TransactionError`] says of a failed transaction whether to call again, abort, or begin anew.
-//! - [`offsets`] is the compacted topic in which exactly-once delivery keeps its position.
+//! - [`offsets`] is the compacted topic in which exactly-once delivery keeps its position;
+//!   [`rights`] says whether the cluster lets us have transactions.
 //! - The connection's state goes to `edge_gateway_kafka_connected` and, when it changes, to the
 //!   log.
 //!
@@ -28,6 +29,7 @@ mod murmur2;
 pub mod offsets;
 mod producer;
 mod properties;
+pub mod rights;
 mod transactions;
 
 pub use context::Report;
@@ -35,3 +37,12 @@ pub use error::{Class, class};
 pub use producer::{Message, Producer, SendRefused};
 pub use properties::{Mode, TRANSACTION_TIMEOUT, properties};
 pub use transactions::{TransactionClass, TransactionError};
+
+use rdkafka::error::KafkaError;
+
+/// The admin client's answers come from a thread of its own; here they are waited for.
+fn wait_for<T>(answer: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|error| KafkaError::AdminOpCreation(error.to_string()))?;
+    runtime.block_on(answer)
+}

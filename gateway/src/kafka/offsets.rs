@@ -11,6 +11,8 @@
 //!
 //! Blocking calls on the caller's thread, each bounded; nothing is kept between them.
 
+mod inspect;
+
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -22,7 +24,10 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::murmur2::partition_of;
 use super::properties::access;
+use super::wait_for;
 use crate::config::Config;
+
+pub use inspect::{Found, inspect};
 
 /// Longest wait for one answer, over all tries: a slow link, or a busy cluster.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -161,7 +166,7 @@ impl<'c> OffsetsTopic<'c> {
                 check_policy(&admin, name)?;
                 partitions
             }
-            None => create(&admin, name)?,
+            None => create(&admin, name, Creation::Real)?,
         };
         Ok(Self {
             config,
@@ -416,13 +421,26 @@ fn count_partitions(
     }
 }
 
-fn create(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Result<i32, OffsetsError> {
+/// Whether a topic is to be there afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Creation {
+    Real,
+    /// Kafka says whether it would do it.
+    Trial,
+}
+
+fn create(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &str,
+    creation: Creation,
+) -> Result<i32, OffsetsError> {
     // -1: as many replicas as the cluster gives by default.
     let mut new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(-1));
     for (key, value) in TOPIC_CONFIG {
         new = new.set(key, value);
     }
-    let created = wait_for(admin.create_topics([&new], &options(ANSWER_WITHIN)));
+    let options = options(ANSWER_WITHIN).validate_only(creation == Creation::Trial);
+    let created = wait_for(admin.create_topics([&new], &options));
     let no_answer = |source| OffsetsError::NoAnswer {
         topic: topic.to_owned(),
         source,
@@ -437,17 +455,27 @@ fn create(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Result<i32,
             code,
         }),
         Some(Ok(_)) => {
-            tracing::info!(topic, partitions = PARTITIONS, "offsets topic created");
+            if creation == Creation::Real {
+                tracing::info!(topic, partitions = PARTITIONS, "offsets topic created");
+            }
             Ok(PARTITIONS)
         }
     }
 }
 
-/// Where Kafka does not let us see the policy, the operator's word is taken for it.
+/// What is known of the topic's cleanup policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Policy {
+    /// It is as it must be.
+    Compact,
+    /// Kafka does not let us see it: the operator's word is taken for it.
+    Unseen,
+}
+
 fn check_policy(
     admin: &AdminClient<DefaultClientContext>,
     topic: &str,
-) -> Result<(), OffsetsError> {
+) -> Result<Policy, OffsetsError> {
     let described = wait_for(
         admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options(POLICY_WITHIN)),
     );
@@ -469,7 +497,8 @@ fn check_policy(
             topic: topic.to_owned(),
             found,
         }),
-        Some(_) | None => Ok(()),
+        Some(_) => Ok(Policy::Compact),
+        None => Ok(Policy::Unseen),
     }
 }
 
@@ -477,11 +506,4 @@ fn options(within: Duration) -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(within))
         .operation_timeout(Some(within))
-}
-
-/// The admin client's answers come from a thread of its own; here they are waited for.
-fn wait_for<T>(answer: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.map_err(|error| KafkaError::AdminOpCreation(error.to_string()))?;
-    runtime.block_on(answer)
 }

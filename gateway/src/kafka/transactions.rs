@@ -9,7 +9,7 @@ use std::time::Duration;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 
-use super::Producer;
+use super::{Producer, TRANSACTION_TIMEOUT};
 
 /// What to do about a failed transactional call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,22 @@ impl TransactionError {
             other => other.to_string(),
         };
         Self { code, class, text }
+    }
+
+    /// Why there are no transactions with the id `id`, and what to do, for a person.
+    #[must_use]
+    pub fn explained(&self, id: &str) -> String {
+        match self.code {
+            RDKafkaErrorCode::TransactionalIdAuthorizationFailed => format!(
+                "Kafka does not allow us the transactional id {id:?}: grant WRITE and DESCRIBE on it"
+            ),
+            RDKafkaErrorCode::InvalidTransactionTimeout => format!(
+                "the cluster does not allow transactions of {} s: raise transaction.max.timeout.ms \
+                 on the brokers",
+                TRANSACTION_TIMEOUT.as_secs()
+            ),
+            _ => format!("no transactions with the id {id:?}: {}", self.text),
+        }
     }
 }
 

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::error::RDKafkaErrorCode;
-
 use super::super::{Flow, ForwarderError};
 use super::failure::Failure;
 use super::position::{self, History, LogFacts, Resume};
@@ -12,7 +10,7 @@ use super::sender::{Sender, Session, Verdict};
 use crate::cli::chain;
 use crate::commit_log::Item;
 use crate::kafka::offsets::{OffsetsError, OffsetsTopic};
-use crate::kafka::{Mode, Producer, TRANSACTION_TIMEOUT, TransactionClass, TransactionError};
+use crate::kafka::{Mode, Producer, TransactionClass};
 use crate::record::Offset;
 
 /// Longest call that takes over the transactional id: between them a stop is seen.
@@ -128,23 +126,11 @@ impl Sender<'_> {
                 TransactionClass::Again
                 | TransactionClass::Abort
                 | TransactionClass::Fenced
-                | TransactionClass::Fatal => return Err(Obstacle::Passing(self.explain(&error))),
+                | TransactionClass::Fatal => {
+                    let id = &self.config.gateway.id;
+                    return Err(Obstacle::Passing(error.explained(id)));
+                }
             }
-        }
-    }
-
-    fn explain(&self, error: &TransactionError) -> String {
-        let id = &self.config.gateway.id;
-        match error.code {
-            RDKafkaErrorCode::TransactionalIdAuthorizationFailed => format!(
-                "Kafka does not allow us the transactional id {id:?}: grant WRITE and DESCRIBE on it"
-            ),
-            RDKafkaErrorCode::InvalidTransactionTimeout => format!(
-                "the cluster does not allow transactions of {} s: raise transaction.max.timeout.ms \
-                 on the brokers",
-                TRANSACTION_TIMEOUT.as_secs()
-            ),
-            _ => format!("no transactions with the id {id:?}: {}", error.text),
         }
     }
 
