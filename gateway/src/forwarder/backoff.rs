@@ -64,7 +64,12 @@ impl Backoff {
 
     /// Waits, or until the grace period is over.
     pub(super) fn wait(&mut self, stop: &mut Stop) {
-        let until = Instant::now() + self.next;
+        self.wait_at_least(Duration::ZERO, stop);
+    }
+
+    /// Likewise, and no less than `least`.
+    pub(super) fn wait_at_least(&mut self, least: Duration, stop: &mut Stop) {
+        let until = Instant::now() + self.next.max(least);
         while Instant::now() < until && !stop.is_over() {
             thread::sleep(BACKOFF_MIN.min(until.saturating_duration_since(Instant::now())));
         }

@@ -141,6 +141,26 @@ fn after_a_commit_without_an_answer_the_position_decides() {
     running.drain();
 }
 
+/// E1: all is in the topic, but for Kafka's word that the transaction is committed.
+#[test]
+fn the_committed_offset_stays_until_kafka_has_confirmed_the_commit() {
+    let bench = bench();
+    let running = begun(&bench);
+    let busy = RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
+    bench
+        .cluster
+        .request_errors(RDKafkaApiKey::EndTxn, &[busy; 1000]);
+    bench.append(1, 100);
+    assert_once_and_in_order(&bench.read(100), 0..100);
+    let written = positions(&bench, 3).pop().expect("three");
+    assert_eq!(written["offset"], 100);
+    assert_eq!(bench.log.committed(), Offset::new(1));
+    bench.cluster.clear_request_errors(RDKafkaApiKey::EndTxn);
+    bench.until_committed(100);
+    assert_once_and_in_order(&bench.read(100), 0..100);
+    running.drain();
+}
+
 /// E4: the coordinator's own timeout is told as a rival is.
 #[test]
 fn a_fence_without_a_rival_is_no_end() {

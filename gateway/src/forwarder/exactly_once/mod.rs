@@ -16,7 +16,8 @@
 //!   are found by log identity and offset.
 //! - **E4** Two gateways of one id never write at the same time: the newer fences the older. The
 //!   older ends if the newer has committed its claim, a transaction of nothing but the position;
-//!   until then, and after the coordinator's own timeout, it begins anew.
+//!   until then, and after the coordinator's own timeout, it begins anew, not without leaving a
+//!   rival the time for its claim.
 //!
 //! A transaction takes up to [`RECORDS_MAX`] records, 16 MiB, or `transaction_interval`. One refused
 //! record fails all of it, so after a refusal records go out one each in a request of its own, in

@@ -30,6 +30,9 @@ const ABORT_CALL: Duration = Duration::from_millis(20);
 /// cluster anew: `topic_wait`, within these. Half of what the broker leaves it.
 const REPORTS_WITHIN_MIN: Duration = Duration::from_secs(5);
 const REPORTS_WITHIN_MAX: Duration = Duration::from_secs(30);
+/// What a rival that has fenced this gateway is left to claim the id (E4), so that the two do not fence
+/// each other in turn, each before the other's claim: it has a partition to read. Chosen by eye.
+const RIVAL_CLAIMS_WITHIN: Duration = Duration::from_secs(3);
 /// How long an abort may take before the producer is given up; a new one aborts too.
 const ABORT_WITHIN: Duration = Duration::from_secs(5);
 const ABANDON_WITHIN: Duration = Duration::from_secs(1);
@@ -210,10 +213,16 @@ impl Sender<'_> {
             }
             Failure::Abort(trouble) => self.start_over(trouble),
         }
+        if self.fenced && self.claimed {
+            self.backoff
+                .wait_at_least(RIVAL_CLAIMS_WITHIN, &mut self.stop);
+        }
     }
 
     fn start_over(&mut self, trouble: Trouble) {
         let until = self.open.as_ref().map_or(self.floor, |open| open.next);
+        // A report may say no more than that its message was given up; the transaction knows why.
+        self.probe(RDKafkaErrorCode::NoError);
         let aborted = self.abort(ABORT_WITHIN);
         // What came to light meanwhile may be the cause.
         let trouble = match self.failure.take() {
@@ -235,13 +244,34 @@ impl Sender<'_> {
                 self.alone_until = self.alone_until.max(refused_until);
                 keep &= self.is_single();
             }
-            Class::Transient | Class::Topic | Class::Fatal => {
+            Class::Transient | Class::Fatal => {
                 self.topic_is_known = false;
+                self.backoff.wait(&mut self.stop);
+            }
+            Class::Topic => {
+                self.tell_refused_topic(code);
+                // The next session looks at the offsets topic first.
+                self.topic_is_known = false;
+                keep = false;
                 self.backoff.wait(&mut self.stop);
             }
         }
         if !keep {
             self.session = None;
+        }
+    }
+
+    /// Says, once until a transaction is committed, that Kafka refuses a topic. Which one, the client
+    /// is not told where the whole transaction is refused for it.
+    fn tell_refused_topic(&mut self, code: RDKafkaErrorCode) {
+        let text = format!(
+            "Kafka refuses a topic of a transaction, that of a record or the offsets topic {:?} \
+             ({code}): create it, or grant READ, WRITE and DESCRIBE on it. Records wait on disk",
+            self.transactions.offsets_topic
+        );
+        if self.told != text {
+            tracing::warn!("{text}");
+            self.told = text;
         }
     }
 
