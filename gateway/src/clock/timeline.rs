@@ -92,13 +92,34 @@ pub struct Dated {
 pub struct Timeline {
     boot: u64,
     earlier: Boots,
+    /// Wall at boot by the last plausible look that differed from those before.
+    at_boot: Option<i64>,
 }
 
 impl Timeline {
     /// For a gateway that runs in `boot`; `earlier` is what the log knew when it was opened.
     #[must_use]
     pub fn new(boot: u64, earlier: Boots) -> Self {
-        Self { boot, earlier }
+        Self {
+            boot,
+            earlier,
+            at_boot: None,
+        }
+    }
+
+    /// Whether the clock has been set since the last call: records dated before would have another
+    /// date now. A clock that is found plausible for the first time counts.
+    pub fn was_set(&mut self, now: Stamp) -> bool {
+        if !is_plausible(now.wall_ms) {
+            return false;
+        }
+        let at_boot = wall_at_boot(now);
+        let agrees = |known: i64| known.abs_diff(at_boot) <= AGREE_MS;
+        if self.at_boot.is_some_and(agrees) {
+            return false;
+        }
+        self.at_boot = Some(at_boot);
+        true
     }
 
     /// When a record was received that was stored in `boot`. `now` is the present moment.
@@ -205,6 +226,22 @@ mod tests {
             timeline.date(1, received, at(NOON, 9_000)),
             unsynced(Some(NOON))
         );
+    }
+
+    #[test]
+    fn a_clock_is_set_when_it_becomes_plausible_and_when_it_steps() {
+        let mut timeline = Timeline::new(1, Boots::default());
+        let looks = [
+            (at(10_000, 10_000), false),
+            (at(NOON, 60_000), true),
+            (at(NOON + 5_000, 65_500), false),
+            (at(NOON - 3 * HOUR, 70_000), true),
+            (at(20_000, 71_000), false),
+            (at(NOON - 3 * HOUR + 2_000, 72_000), false),
+        ];
+        for (look, expected) in looks {
+            assert_eq!(timeline.was_set(look), expected, "{look:?}");
+        }
     }
 
     #[test]

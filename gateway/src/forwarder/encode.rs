@@ -181,6 +181,12 @@ impl Encoder {
         ))
     }
 
+    /// Whether the clock has been set since the last call: what was encoded before would be dated
+    /// otherwise now.
+    pub(super) fn clock_was_set(&mut self) -> bool {
+        self.timeline.was_set(clock::now())
+    }
+
     fn dated(&self, record: &RecordView<'_>) -> Dated {
         let now = clock::now();
         self.timeline.date(record.boot_id, record.received, now)

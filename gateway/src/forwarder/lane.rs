@@ -225,6 +225,14 @@ impl Lane {
         });
     }
 
+    /// Takes back what has not been sent, which is trouble; what is on its way goes on.
+    pub(super) fn take_back(&mut self) {
+        if !self.is_idle() {
+            tracing::info!("the clock was set: what Kafka has not been sent is dated anew");
+            self.producer.purge_queued();
+        }
+    }
+
     /// Sends one of many, waiting for room.
     pub(super) fn stream(
         &mut self,

@@ -22,6 +22,8 @@
 //!   passed over.
 //! - **A topic unknown or forbidden**: waited for, and everything behind it waits too.
 //! - **Producer broken**: a new one, from the floor.
+//! - **The board's clock is set**: what was handed to the producer and has not been sent is taken
+//!   back and dated anew.
 //! - **Crash**: records between the committed offset and the last report are sent again.
 //! - **Exactly once**: another loop, over the same log, encoder and dead letters ([`exactly_once`]).
 //! - **Drain**: everything synced is sent, and reports waited for, until the grace period is over.
@@ -227,6 +229,9 @@ impl<'c> Forwarder<'c> {
                 continue;
             }
             let sender = &mut self.sender;
+            if sender.encoder.clock_was_set() {
+                sender.lane.take_back();
+            }
             let read = self
                 .reader
                 .forward_next(|outgoing| sender.forward(outgoing))?;

@@ -86,6 +86,10 @@ impl ExactlyOnce<'_> {
                 continue;
             }
             let sender = &mut self.sender;
+            if sender.encoder.clock_was_set() {
+                sender.take_back();
+                continue;
+            }
             let read = self
                 .reader
                 .forward_next(|outgoing| sender.forward(outgoing))?;

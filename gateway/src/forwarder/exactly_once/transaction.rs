@@ -201,6 +201,15 @@ impl Sender<'_> {
         self.told.clear();
     }
 
+    /// The open transaction holds records that would be dated otherwise now: it is to be aborted.
+    pub(super) fn take_back(&mut self) {
+        if self.open.is_some() {
+            tracing::info!("the clock was set: the open transaction is dated anew");
+            let code = RDKafkaErrorCode::PurgeQueue;
+            self.note(Failure::Abort(Trouble::of(code, None)));
+        }
+    }
+
     /// Goes back to the floor after a failure; the session is gone where a new one is needed.
     pub(super) fn recover(&mut self, failure: Failure) {
         match failure {
