@@ -3,7 +3,8 @@
 # firmware  the example firmware in Rust and C, with the flash and RAM it takes, and the test of the
 #         shim's C interface
 # test    unit, end-to-end and fault tests, against real Mosquitto and Apache Kafka
-# test-long  SIGKILL and power cuts at random instants, a hundred of each
+# test-long  SIGKILL and power cuts at random instants, a hundred of each; thirty kills under load with
+#         every message counted at a Kafka consumer
 # lint    format and clippy
 # demo    the main job in one terminal, 40 s: telemetry, an outage, a kill, and a table of what
 #         arrived. KAFKA=real runs it on Apache Kafka.
@@ -32,6 +33,7 @@ test: setup build firmware
 
 test-long: setup build
 	EDGE_GATEWAY_LONG=1 cargo test -p system-tests --test disk -- --nocapture
+	EDGE_GATEWAY_LONG=1 cargo test -p system-tests --test faults -- redelivery --nocapture
 
 lint:
 	cargo fmt --all --check

@@ -29,6 +29,5 @@ const SMALL_SEGMENTS: &str = "[buffer]\nsegment_bytes = \"256 KiB\"";
 
 /// How many rounds a test runs that leaves its instants to chance.
 fn rounds() -> u32 {
-    let is_long = std::env::var("EDGE_GATEWAY_LONG").is_ok_and(|value| value == "1");
-    if is_long { 100 } else { 20 }
+    if system_tests::is_long() { 100 } else { 20 }
 }

@@ -3,12 +3,12 @@
 
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rdkafka::producer::{BaseRecord, Producer as _};
 use system_tests::ce_ids::{CeIds, IdCounts};
-use system_tests::certs::Certs;
 use system_tests::gateway::{Gateway, Settings};
-use system_tests::kafka::{self, Kafka, Security};
+use system_tests::kafka::{self, Kafka};
 use system_tests::mosquitto::Mosquitto;
 use system_tests::mqtt_client::MqttClient;
 use system_tests::oracle::Oracle;
@@ -19,12 +19,12 @@ use crate::{BUFFERED, DELIVERED, SOON, city};
 /// Messages a second.
 const RATE: u32 = 2000;
 
-fn settings(bootstrap: &str, topic: &str, delivery: &str) -> Settings {
+pub(crate) fn settings(bootstrap: &str, topic: &str, delivery: &str) -> Settings {
     let lines = format!("delivery = \"{delivery}\"\noffsets_topic = \"{topic}-offsets\"");
     Settings::new(bootstrap, topic).kafka(&lines)
 }
 
-fn with_city(settings: Settings, broker: &Mosquitto) -> Settings {
+pub(crate) fn with_city(settings: Settings, broker: &Mosquitto) -> Settings {
     settings.mqtt("city", &broker.url(), ("city/#", 1), "")
 }
 
@@ -82,7 +82,7 @@ fn what_exactly_once_saves_is_what_at_least_once_repeats() {
     println!("at_least_once, 6 kills: {counts:?}");
 }
 
-/// The broker is frozen and ended in the midst of transactions.
+/// The broker is frozen and ended in the midst of transactions, while a consumer group reads.
 #[test]
 fn every_record_is_there_exactly_once_though_kafka_is_paused_and_stopped() {
     let _turn = turn();
@@ -95,7 +95,9 @@ fn every_record_is_there_exactly_once_though_kafka_is_paused_and_stopped() {
     );
     let mut gateway = Gateway::start_ready(&settings);
     let mut city = city(&broker, RATE);
+    let mut ids = CeIds::new(&kafka.bootstrap(), "reader", &topic);
     for round in 1..=3 {
+        ids.read_for(Duration::from_millis(200));
         let delivered = gateway.metric(DELIVERED, &[]).unwrap_or(0.0);
         gateway.wait_metric(DELIVERED, &[], delivered + 500.0, SOON);
         kafka.pause();
@@ -111,7 +113,7 @@ fn every_record_is_there_exactly_once_though_kafka_is_paused_and_stopped() {
     city.stop_sending();
     let sent = city.finish(SOON).sent;
     Oracle::new(&kafka.bootstrap(), &[&topic]).expect_all(&topic, sent, SOON);
-    let counts = CeIds::new(&kafka.bootstrap(), "reader", &topic).expect_all(sent, SOON);
+    let counts = ids.expect_all(sent, SOON);
     println!("Kafka paused and stopped three times: {counts:?}");
     assert_eq!(counts.duplicates, 0);
     assert_eq!(gateway.drain().code(), Some(0));
@@ -143,6 +145,8 @@ fn of_two_gateways_with_one_id_the_older_ends_and_nothing_is_repeated() {
             .log()
             .contains("another gateway with the same id delivers to Kafka")
     );
+    let name = instance(&second);
+    assert!(first.log().contains(&format!("instance {name} on host")));
     MqttClient::connect(broker.port(), "one").publish("hall/1", b"the second goes on");
     second.wait_metric(DELIVERED, &[], 1.0, SOON);
     assert_eq!(second.drain().code(), Some(0));
@@ -162,93 +166,12 @@ fn of_two_gateways_with_one_id_the_older_ends_and_nothing_is_repeated() {
     });
     ids.read_for(Duration::from_secs(1));
     let counts = ids.counts();
+    println!("two gateways, {sent} sent to the first: {counts:?}");
     assert_eq!(counts.len(), 2, "{counts:?}");
     for log in counts.values() {
         assert_eq!((log.duplicates, log.out_of_order), (0, 0), "{counts:?}");
     }
     assert_eq!(first.drain().code(), Some(0));
-}
-
-#[test]
-fn the_offsets_topic_is_made_compacted_refused_if_it_is_not_and_made_anew_if_deleted() {
-    let _turn = turn();
-    let kafka = kafka::shared();
-    let topic = kafka.new_topic(1);
-    let offsets = format!("{topic}-offsets");
-    let broker = Mosquitto::start();
-    let settings = with_city(
-        settings(&kafka.bootstrap(), &topic, "exactly_once"),
-        &broker,
-    );
-    let mut client = MqttClient::connect(broker.port(), "one");
-
-    let mut gateway = Gateway::start_ready(&settings);
-    client.publish("city/1", b"1");
-    gateway.wait_metric(DELIVERED, &[], 1.0, SOON);
-    let property = |key| kafka.topic_property(&offsets, key);
-    assert_eq!(property("cleanup.policy").as_deref(), Some("compact"));
-    assert_eq!(property("segment.bytes").as_deref(), Some("16777216"));
-    assert_eq!(property("segment.ms").as_deref(), Some("3600000"));
-
-    kafka.delete_topic(&offsets);
-    for number in 2..=100 {
-        client.publish("city/1", number.to_string().as_bytes());
-    }
-    gateway.wait_metric(DELIVERED, &[], 100.0, SOON);
-    assert_eq!(property("cleanup.policy").as_deref(), Some("compact"));
-    assert_eq!(gateway.drain().code(), Some(0));
-
-    kafka.configure_topic(&offsets, "cleanup.policy", "delete");
-    gateway.kill_and_restart();
-    gateway.wait_ready();
-    client.publish("city/1", b"101");
-    gateway.wait_log("has cleanup.policy=delete", SOON);
-    assert!(gateway.metric(BUFFERED, &[]) >= Some(1.0), "it waits");
-    kafka.configure_topic(&offsets, "cleanup.policy", "compact");
-    gateway.wait_metric(DELIVERED, &[], 1.0, SOON);
-    let mut ids = CeIds::new(&kafka.bootstrap(), &format!("{topic}-group"), &topic);
-    assert_eq!(ids.expect_all(101, SOON).duplicates, 0);
-    assert_eq!(gateway.drain().code(), Some(0));
-}
-
-/// A user who may nothing, and is allowed one thing after the other.
-#[test]
-fn each_right_that_is_missing_is_named_and_waited_for() {
-    let _turn = turn();
-    let certs = Certs::generate();
-    let kafka = Kafka::start_with(Security::Authorized(&certs));
-    let topic = kafka.new_topic(1);
-    let offsets = format!("{topic}-offsets");
-    let broker = Mosquitto::start();
-    let lines = format!(
-        "properties = {{ \"security.protocol\" = \"sasl_ssl\", \
-         \"sasl.mechanism\" = \"SCRAM-SHA-256\", \"ssl.ca.location\" = \"{}\", \
-         \"sasl.username\" = \"{}\", \"sasl.password\" = \"{}\" }}",
-        certs.ca.display(),
-        kafka::SCRAM_USER,
-        kafka::SCRAM_PASSWORD
-    );
-    let settings = settings(&kafka.bootstrap_secure(), &topic, "exactly_once").kafka(&lines);
-    let mut gateway = Gateway::start_ready(&with_city(settings, &broker));
-    MqttClient::connect(broker.port(), "one").publish("city/1", b"1");
-    gateway.wait_log("does not allow us to use the offsets topic", SOON);
-    kafka.allow(&["--topic", &offsets]);
-    // The right to everything on a topic holds the right to create it.
-    gateway.wait_log("does not allow us the transactional id", SOON);
-    kafka.allow(&["--transactional-id", "test-gw"]);
-    gateway.wait_log("a transaction was aborted", SOON);
-    assert!(gateway.metric(BUFFERED, &[]) >= Some(1.0), "it waits");
-    kafka.allow(&["--topic", &topic]);
-    gateway.wait_metric(DELIVERED, &[], 1.0, SOON);
-    let policy = kafka.topic_property(&offsets, "cleanup.policy");
-    assert_eq!(
-        policy.as_deref(),
-        Some("compact"),
-        "this broker makes topics by itself"
-    );
-    let mut ids = CeIds::new(&kafka.bootstrap(), "reader", &topic);
-    assert_eq!(ids.expect_all(1, SOON).duplicates, 0);
-    assert_eq!(gateway.drain().code(), Some(0));
 }
 
 /// Incompressible payloads over the topic's limit among small ones: Kafka refuses whole batches.
@@ -298,6 +221,96 @@ fn poison_becomes_dead_letters_and_its_neighbours_are_there_exactly_once() {
     assert_eq!((counts.duplicates, counts.out_of_order), (0, 0));
     // A publish that MQTT's broker sends again after a kill may be another record of the log.
     assert!(counts.distinct >= 295, "{counts:?}");
+    assert_eq!(gateway.drain().code(), Some(0));
+}
+
+/// The random name that a gateway gives itself.
+fn instance(gateway: &Gateway) -> String {
+    let log = gateway.log();
+    let (_, after) = log.split_once("instance=\"").expect("it has connected");
+    let end = after.find(|c: char| !c.is_ascii_hexdigit());
+    after[..end.unwrap_or(after.len())].to_owned()
+}
+
+/// Another gateway's open transaction lies before this one's position in the offsets topic: what a
+/// reader of committed records alone would take for the newest is an older one.
+#[test]
+fn a_position_that_another_gateways_open_transaction_hides_is_waited_for() {
+    let _turn = turn();
+    let kafka = kafka::shared();
+    let topic = kafka.new_topic(1);
+    let offsets = format!("{topic}-offsets");
+    kafka.create_topic(&offsets, 1, &[("cleanup.policy", "compact")]);
+    let broker = Mosquitto::start();
+    let settings = with_city(
+        settings(&kafka.bootstrap(), &topic, "exactly_once"),
+        &broker,
+    );
+    let mut gateway = Gateway::start_ready(&settings);
+    let mut client = MqttClient::connect(broker.port(), "one");
+    client.publish("city/1", b"0");
+    gateway.wait_metric(DELIVERED, &[], 1.0, SOON);
+    gateway.kill();
+    let slots = gateway.data_dir().join("log/slots");
+    let slots_before = std::fs::read(&slots).unwrap();
+    gateway.kill_and_restart();
+    gateway.wait_ready();
+    client.publish("city/1", b"1");
+    gateway.wait_metric(DELIVERED, &[], 1.0, SOON);
+    let other = kafka.open_transaction("another-gateway", &offsets);
+    for number in 2..=100 {
+        client.publish("city/1", number.to_string().as_bytes());
+    }
+    gateway.wait_metric(DELIVERED, &[], 100.0, SOON);
+
+    // As if the power had been cut before the log knew of that.
+    gateway.kill();
+    std::fs::write(&slots, slots_before).unwrap();
+    gateway.kill_and_restart();
+    gateway.wait_log("waiting for the open transactions of other gateways", SOON);
+    other.commit_transaction(SOON).unwrap();
+    client.publish("city/1", b"101");
+    gateway.wait_metric(DELIVERED, &[], 1.0, SOON);
+    let mut ids = CeIds::new(&kafka.bootstrap(), "reader", &topic);
+    assert_eq!(ids.expect_all(102, SOON).duplicates, 0);
+    assert_eq!(gateway.drain().code(), Some(0));
+}
+
+/// A fleet shares the partitions of the offsets topic: one that is written to all the time has no end
+/// that a reader would come to.
+#[test]
+fn the_position_is_found_though_others_write_to_its_partition_all_the_time() {
+    let _turn = turn();
+    let kafka = kafka::shared();
+    let topic = kafka.new_topic(1);
+    let offsets = format!("{topic}-offsets");
+    kafka.create_topic(&offsets, 1, &[("cleanup.policy", "compact")]);
+    let broker = Mosquitto::start();
+    let settings = with_city(
+        settings(&kafka.bootstrap(), &topic, "exactly_once"),
+        &broker,
+    );
+    let fleet = kafka.producer();
+    let mut client = MqttClient::connect(broker.port(), "one");
+    let mut gateway = Gateway::start_ready(&settings);
+    for number in 0..2 {
+        client.publish("city/1", number.to_string().as_bytes());
+        wait::until("delivery", SOON, || {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_millis(200) {
+                let record = BaseRecord::to(&offsets)
+                    .key("another-gateway")
+                    .payload("{}");
+                fleet.send(record).map_err(|(error, _)| error).unwrap();
+                fleet.poll(Duration::from_millis(5));
+            }
+            gateway.metric(DELIVERED, &[]) >= Some(1.0)
+        });
+        gateway.kill_and_restart();
+    }
+    let mut ids = CeIds::new(&kafka.bootstrap(), "reader", &topic);
+    assert_eq!(ids.expect_all(2, SOON).duplicates, 0);
+    gateway.wait_ready();
     assert_eq!(gateway.drain().code(), Some(0));
 }
 

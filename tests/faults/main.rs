@@ -10,6 +10,7 @@ mod mosquitto_restarted;
 mod power_cut;
 mod qos2_handshake;
 mod redelivery;
+mod refused_transactions;
 mod serial;
 mod shutdown;
 

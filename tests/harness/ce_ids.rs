@@ -35,6 +35,8 @@ pub struct CeIds {
     consumer: BaseConsumer,
     logs: BTreeMap<String, Log>,
     unreadable: u64,
+    /// By partition, behind what was read: a group that begins anew reads some of it again.
+    positions: HashMap<i32, i64>,
 }
 
 impl std::fmt::Debug for CeIds {
@@ -68,6 +70,7 @@ impl CeIds {
             consumer,
             logs: BTreeMap::new(),
             unreadable: 0,
+            positions: HashMap::new(),
         }
     }
 
@@ -77,13 +80,20 @@ impl CeIds {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.consumer.poll(left) {
-                Some(Ok(message)) => match ce_id(&message) {
-                    Some((log, offset)) => {
-                        let key = message.key().unwrap_or_default();
-                        self.logs.entry(log).or_default().enter(key, offset);
+                Some(Ok(message)) => {
+                    let position = self.positions.entry(message.partition()).or_insert(0);
+                    if message.offset() < *position {
+                        continue;
                     }
-                    None => self.unreadable += 1,
-                },
+                    *position = message.offset() + 1;
+                    match ce_id(&message) {
+                        Some((log, offset)) => {
+                            let key = message.key().unwrap_or_default();
+                            self.logs.entry(log).or_default().enter(key, offset);
+                        }
+                        None => self.unreadable += 1,
+                    }
+                }
                 Some(Err(_)) if !left.is_zero() => {}
                 Some(Err(_)) | None => return,
             }

@@ -218,6 +218,21 @@ impl Gateway {
         self.process.wait(DRAIN_WITHIN)
     }
 
+    /// Exit code and output of `check --connect` with its configuration, whether it runs or not.
+    ///
+    /// # Panics
+    /// If the program is missing.
+    #[must_use]
+    pub fn check_connect(&self) -> (Option<i32>, String) {
+        let mut command = program();
+        command.args(["check", "--connect", "--config"]);
+        let output = command.arg(config_path(self.dir.path())).output();
+        let output = output.expect("the program runs");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (output.status.code(), said)
+    }
+
     /// What it has printed, over all of its starts.
     #[must_use]
     pub fn log(&self) -> String {

@@ -17,6 +17,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -198,6 +199,64 @@ impl Kafka {
         }
     }
 
+    /// Sets a property of the broker for its next start.
+    ///
+    /// # Panics
+    /// If the properties cannot be written.
+    pub fn configure_broker(&self, key: &str, value: &str) {
+        let path = self.properties_path();
+        let before = std::fs::read_to_string(&path).expect("written at the start");
+        // The last one counts.
+        let after = format!("{before}{key}={value}\n");
+        std::fs::write(&path, after).expect("the broker's directory is writable");
+    }
+
+    /// Whether a topic is there.
+    ///
+    /// # Panics
+    /// If the broker does not answer.
+    #[must_use]
+    pub fn has_topic(&self, name: &str) -> bool {
+        let consumer: BaseConsumer = self.client_config().create().expect("valid");
+        let metadata = consumer.fetch_metadata(None, Duration::from_secs(20));
+        let metadata = metadata.unwrap_or_else(|error| panic!("topics: {error}"));
+        metadata.topics().iter().any(|topic| topic.name() == name)
+    }
+
+    /// A producer without delay.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn producer(&self) -> BaseProducer {
+        let mut config = self.client_config();
+        config.set("linger.ms", "0");
+        config.create().expect("valid")
+    }
+
+    /// A transaction of `transactional_id` that has written a record to partition 0 of `topic` and
+    /// is left open.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    #[must_use]
+    pub fn open_transaction(&self, transactional_id: &str, topic: &str) -> BaseProducer {
+        const WITHIN: Duration = Duration::from_secs(60);
+        let mut config = self.client_config();
+        config.set("transactional.id", transactional_id);
+        let producer: BaseProducer = config.create().expect("valid");
+        let begun = producer
+            .init_transactions(WITHIN)
+            .and_then(|()| producer.begin_transaction());
+        begun.unwrap_or_else(|error| panic!("transaction of {transactional_id}: {error}"));
+        let record = BaseRecord::to(topic).partition(0);
+        let record = record.key(transactional_id).payload("{}");
+        let sent = producer.send(record).map_err(|(error, _)| error);
+        sent.and_then(|()| producer.flush(WITHIN))
+            .unwrap_or_else(|error| panic!("record of {transactional_id}: {error}"));
+        producer
+    }
+
     /// A property of a topic.
     ///
     /// # Panics
@@ -218,15 +277,31 @@ impl Kafka {
     /// # Panics
     /// If the broker refuses.
     pub fn allow(&self, arguments: &[&str]) {
+        self.change_rights(&["--add"], arguments);
+    }
+
+    /// Takes back what [`allow`](Self::allow) has allowed.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn revoke(&self, arguments: &[&str]) {
+        self.change_rights(&["--remove", "--force"], arguments);
+    }
+
+    fn change_rights(&self, how: &[&str], arguments: &[&str]) {
         let mut command = java("org.apache.kafka.tools.AclCommand");
         command
             .args(["--bootstrap-server", &self.bootstrap()])
-            .args(["--add", "--operation", "All", "--allow-principal"])
+            .args(how)
+            .args(["--operation", "All", "--allow-principal"])
             .arg(format!("User:{SCRAM_USER}"))
             .args(arguments);
         let mut process = Process::start("acls", command, self.dir.path(), None);
         let status = process.wait(READY_WITHIN);
-        assert!(status.success(), "kafka-acls {arguments:?}: {status}");
+        assert!(
+            status.success(),
+            "kafka-acls {how:?} {arguments:?}: {status}"
+        );
     }
 
     fn admin<T, F>(&self, ask: F) -> Vec<T>

@@ -62,3 +62,10 @@ static TURN: Mutex<()> = Mutex::new(());
 pub fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Whether tests that leave their instants to chance are to have many rounds
+/// (`EDGE_GATEWAY_LONG=1`, `make test-long`).
+#[must_use]
+pub fn is_long() -> bool {
+    std::env::var("EDGE_GATEWAY_LONG").is_ok_and(|value| value == "1")
+}
