@@ -3,7 +3,8 @@
 
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rdkafka::producer::{BaseRecord, Producer as _};
 use system_tests::ce_ids::{CeIds, IdCounts};
@@ -116,6 +117,36 @@ fn every_record_is_there_exactly_once_though_kafka_is_paused_and_stopped() {
     let counts = ids.expect_all(sent, SOON);
     println!("Kafka paused and stopped three times: {counts:?}");
     assert_eq!(counts.duplicates, 0);
+    assert_eq!(gateway.drain().code(), Some(0));
+}
+
+/// As the coordinator does for their age too: nobody else takes over, and what was in them is not there.
+#[test]
+fn transactions_that_are_ended_from_outside_are_sent_again() {
+    let _turn = turn();
+    let kafka = kafka::shared();
+    let (topic, elsewhere) = (kafka.new_topic(3), kafka.new_topic(1));
+    let broker = Mosquitto::start();
+    let settings = settings(&kafka.bootstrap(), &topic, "exactly_once");
+    let settings = settings.kafka("transaction_interval = \"500 ms\"");
+    let mut gateway = Gateway::start_ready(&with_city(settings, &broker));
+    let city = city(&broker, RATE);
+    let fences_met = |gateway: &Gateway| {
+        let log = gateway.log();
+        log.matches("begins anew").count() + log.matches("was aborted").count()
+    };
+    for _ in 0..3 {
+        let delivered = gateway.metric(DELIVERED, &[]).unwrap_or(0.0);
+        gateway.wait_metric(DELIVERED, &[], delivered + 500.0, SOON);
+        let before = fences_met(&gateway);
+        drop(kafka.open_transaction("test-gw", &elsewhere));
+        wait::until("the fence was met", SOON, || fences_met(&gateway) > before);
+    }
+    city.stop_sending();
+    let sent = city.finish(SOON).sent;
+    Oracle::new(&kafka.bootstrap(), &[&topic]).expect_all(&topic, sent, SOON);
+    let mut ids = CeIds::new(&kafka.bootstrap(), &format!("{topic}-group"), &topic);
+    assert_eq!(ids.expect_all(sent, SOON).duplicates, 0);
     assert_eq!(gateway.drain().code(), Some(0));
 }
 
@@ -276,10 +307,20 @@ fn a_position_that_another_gateways_open_transaction_hides_is_waited_for() {
     assert_eq!(gateway.drain().code(), Some(0));
 }
 
+/// Sets its flag when it is dropped, by a panic too.
+struct Over<'f>(&'f AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A fleet shares the partitions of the offsets topic: one that is written to all the time has no end
 /// that a reader would come to.
 #[test]
 fn the_position_is_found_though_others_write_to_its_partition_all_the_time() {
+    const STARTS: u64 = 4;
     let _turn = turn();
     let kafka = kafka::shared();
     let topic = kafka.new_topic(1);
@@ -291,25 +332,29 @@ fn the_position_is_found_though_others_write_to_its_partition_all_the_time() {
         &broker,
     );
     let fleet = kafka.producer();
+    let is_over = AtomicBool::new(false);
     let mut client = MqttClient::connect(broker.port(), "one");
-    let mut gateway = Gateway::start_ready(&settings);
-    for number in 0..2 {
-        client.publish("city/1", number.to_string().as_bytes());
-        wait::until("delivery", SOON, || {
-            let began = Instant::now();
-            while began.elapsed() < Duration::from_millis(200) {
+    let mut gateway = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
                 let record = BaseRecord::to(&offsets)
                     .key("another-gateway")
                     .payload("{}");
                 fleet.send(record).map_err(|(error, _)| error).unwrap();
                 fleet.poll(Duration::from_millis(5));
             }
-            gateway.metric(DELIVERED, &[]) >= Some(1.0)
         });
-        gateway.kill_and_restart();
-    }
+        let _over = Over(&is_over);
+        let mut gateway = Gateway::start_ready(&settings);
+        for number in 0..STARTS {
+            client.publish("city/1", number.to_string().as_bytes());
+            gateway.wait_metric(DELIVERED, &[], 1.0, SOON);
+            gateway.kill_and_restart();
+        }
+        gateway
+    });
     let mut ids = CeIds::new(&kafka.bootstrap(), "reader", &topic);
-    assert_eq!(ids.expect_all(2, SOON).duplicates, 0);
+    assert_eq!(ids.expect_all(STARTS, SOON).duplicates, 0);
     gateway.wait_ready();
     assert_eq!(gateway.drain().code(), Some(0));
 }

@@ -144,7 +144,8 @@ fn each_right_that_is_missing_is_named_and_waited_for() {
     assert_eq!(gateway.drain().code(), Some(0));
 }
 
-/// Taken away under a gateway that runs, and given back.
+/// Taken away under a gateway that runs, and given back. The cause is told, not that messages were given
+/// up for it.
 #[test]
 fn a_right_that_is_revoked_is_named_and_its_return_is_noticed() {
     let _turn = turn();
@@ -160,7 +161,7 @@ fn a_right_that_is_revoked_is_named_and_its_return_is_noticed() {
     let cases = [
         (
             ["--topic", offsets],
-            "does not allow us to use the offsets topic",
+            "Kafka refuses a topic of a transaction",
         ),
         (TRANSACTIONS, "does not allow us the transactional id"),
     ];
