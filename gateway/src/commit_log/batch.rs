@@ -68,10 +68,12 @@ impl Header {
     }
 
     /// Whether a log can have written this: delivered is at most what was synced, synced is what
-    /// lies before the batch, and numbers have room to grow. A good checksum doesn't promise it: a
-    /// board's bad memory is sealed with the rest.
+    /// lies before the batch, numbers have room to grow, and a checkpoint holds no records. A good
+    /// checksum doesn't promise it: a board's bad memory is sealed with the rest.
     fn is_possible(&self) -> bool {
-        self.committed <= self.synced && self.synced <= self.base && self.base <= OFFSET_MAX
+        let holds_its_kind = self.kind == Kind::Records || self.count == 0;
+        let in_order = self.committed <= self.synced && self.synced <= self.base;
+        in_order && self.base <= OFFSET_MAX && holds_its_kind
     }
 }
 
@@ -88,20 +90,30 @@ pub(super) enum Parsed<'a> {
     Needs(usize),
     /// No batch of this log, or one whose checksum is bad.
     Nothing,
-    /// A batch of this log in a format of the future.
-    Newer(u8),
-    /// A batch of this log in a format that is no longer read.
-    Older(u8),
+    /// A batch of this log in a format of the future, or in one that is no longer read. Its checksum
+    /// is good.
+    Other(Claim),
 }
 
-/// What a header says of itself, before its checksum is checked.
+/// What a header says in every format: these fields, and the magic and the checksum, keep their places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) identity: u64,
     pub(super) version: u8,
+    pub(super) open_counter: u32,
     pub(super) base: Offset,
+    /// Offset behind the last record.
+    pub(super) end: Offset,
+    pub(super) synced: Offset,
     /// Bytes of the whole batch.
     pub(super) bytes: u64,
+}
+
+impl Claim {
+    /// See [`Header::is_possible`].
+    fn is_possible(&self) -> bool {
+        self.synced <= self.base && self.base <= OFFSET_MAX
+    }
 }
 
 /// Writes the header in front of a content that begins at [`HEADER_BYTES`] of `batch`, and pads the
@@ -165,11 +177,11 @@ pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
     if crc32c::crc32c(&bytes[8..len]) != u32_at(bytes, 4) {
         return Parsed::Nothing;
     }
-    if bytes[12] > FORMAT_VERSION {
-        return Parsed::Newer(bytes[12]);
-    }
-    if bytes[12] < FORMAT_VERSION {
-        return Parsed::Older(bytes[12]);
+    if bytes[12] != FORMAT_VERSION {
+        return match claim(bytes) {
+            Some(claim) if claim.is_possible() => Parsed::Other(claim),
+            Some(_) | None => Parsed::Nothing,
+        };
     }
     let kind = match bytes[13] {
         0 => Kind::Records,
@@ -206,12 +218,15 @@ pub(super) fn parse(bytes: &[u8], room: u64, identity: u64) -> Parsed<'_> {
 }
 
 /// What the header at `bytes[0]` claims, if there is one. The checksum is not checked here; [`parse`]
-/// does that. Magic, checksum, length, version and identity keep their places in every format.
+/// does that.
 pub(super) fn claim(bytes: &[u8]) -> Option<Claim> {
     (bytes.len() >= HEADER_BYTES && bytes[0..4] == MAGIC).then(|| Claim {
         identity: u64_at(bytes, 16),
         version: bytes[12],
+        open_counter: u32_at(bytes, 24),
         base: Offset::new(u64_at(bytes, 32)),
+        end: Offset::new(u64_at(bytes, 32)).plus(u64::from(u32_at(bytes, 28))),
+        synced: Offset::new(u64_at(bytes, 40)),
         bytes: (HEADER_BYTES as u64 + u64::from(u32_at(bytes, 8))).next_multiple_of(ALIGN),
     })
 }
@@ -341,10 +356,11 @@ mod tests {
 
     #[test]
     fn a_header_that_contradicts_itself_is_not_believed() {
-        let changes: [fn(&mut Header); 3] = [
+        let changes: [fn(&mut Header); 4] = [
             |header| header.committed = header.synced.plus(1),
             |header| header.synced = header.base.plus(1),
             |header| header.base = Offset::new(u64::MAX - 1),
+            |header| header.kind = Kind::Checkpoint,
         ];
         for change in changes {
             let mut header = header();
@@ -356,25 +372,41 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_format_of_the_future_is_told_apart() {
-        let mut batch = sealed(b"telemetry");
-        batch[12] = FORMAT_VERSION + 1;
+    fn of_version(version: u8, change: impl Fn(&mut Header)) -> Vec<u8> {
+        let mut header = header();
+        change(&mut header);
+        let mut batch = vec![0; HEADER_BYTES];
+        batch.extend_from_slice(b"telemetry");
+        seal(&header, &mut batch);
+        batch[12] = version;
         let covered = HEADER_BYTES + b"telemetry".len();
         let crc = crc32c::crc32c(&batch[8..covered]);
         batch[4..8].copy_from_slice(&crc.to_le_bytes());
-        let parsed = parse(&batch, batch.len() as u64, IDENTITY);
-        assert_eq!(parsed, Parsed::Newer(FORMAT_VERSION + 1));
+        batch
     }
 
     #[test]
-    fn a_format_of_the_past_is_told_apart() {
-        let mut batch = sealed(b"telemetry");
-        batch[12] = 0;
-        let covered = HEADER_BYTES + b"telemetry".len();
-        let crc = crc32c::crc32c(&batch[8..covered]);
-        batch[4..8].copy_from_slice(&crc.to_le_bytes());
+    fn other_formats_are_told_apart_and_say_where_in_the_log_they_lie() {
+        for version in [0, FORMAT_VERSION + 1] {
+            let batch = of_version(version, |_| {});
+            let expected = Claim {
+                identity: IDENTITY,
+                version,
+                open_counter: 3,
+                base: Offset::new(40),
+                end: Offset::new(42),
+                synced: Offset::new(40),
+                bytes: batch.len() as u64,
+            };
+            let parsed = parse(&batch, batch.len() as u64, IDENTITY);
+            assert_eq!(parsed, Parsed::Other(expected));
+        }
+    }
+
+    #[test]
+    fn another_format_that_contradicts_itself_is_not_believed() {
+        let batch = of_version(FORMAT_VERSION + 1, |header| header.synced = Offset::new(41));
         let parsed = parse(&batch, batch.len() as u64, IDENTITY);
-        assert_eq!(parsed, Parsed::Older(0));
+        assert_eq!(parsed, Parsed::Nothing);
     }
 }

@@ -4,14 +4,22 @@
 //! It believes nothing that it hasn't checked: a batch with a bad checksum, or with other offsets
 //! than expected, ends the readable part of its segment, and what the log lacks from there to the
 //! next whole batch is reported as a [`Hole`]. So a segment that is dropped and written anew under
-//! a reader's feet shows as a hole too, never as wrong records.
+//! a reader's feet shows as a hole too, never as wrong records. What recovery takes for stale by its
+//! open counter is stale here too.
+//!
+//! # Whose records a hole held
+//! Of records that were dropped it is known ([`super::drops`] has counted them by source before they
+//! went). Of a corrupt batch it is not, and [`Hole::losses`] is empty: its entries may still read well,
+//! but one checksum covers them all, and a flipped bit in a name or a length would blame a source that
+//! lost nothing, or hide one that did. Its neighbours say nothing, since all sources share a batch, and
+//! the log keeps no other account of them: that would cost every commit for the sake of the rare hole.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use super::batch;
+use super::batch::{self, Header};
 use super::entry::Entries;
 use super::fs::{File, Fs};
 use super::outcome::{Finding, Outcome};
@@ -41,6 +49,8 @@ struct OpenSegment {
     reader: BatchReader,
     /// Where the next batch begins.
     position: u64,
+    /// Open counter of the batch before: one with a lower counter is stale, as for recovery.
+    predecessor: u32,
     /// Where what is read ahead may end: behind it the file may have changed since.
     read_limit: u64,
 }
@@ -106,8 +116,7 @@ impl<'a> Batch<'a> {
     /// The records at and past the cursor's position.
     pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
         let (from, end) = (self.from, self.end);
-        // The checksum was good, so an entry that can't be read is impossible but for a bug; the
-        // offsets behind it would then be missing from the run, which the forwarder notices.
+        // All up to `end` can be read.
         Entries::new(self.content, self.base, self.boot_id)
             .flatten()
             .take_while(move |record| record.offset < end)
@@ -128,7 +137,8 @@ pub struct ReadError {
 
 /// One step of the search for the next item.
 enum Step {
-    Found(Found),
+    /// A batch, and the offset up to which it counts.
+    Found(Found, Offset),
     Hole(Hole),
     Again,
 }
@@ -171,9 +181,7 @@ impl Cursor {
     }
 
     fn note(&mut self, finding: Finding) {
-        if self.findings.len() < FINDINGS_MAX {
-            self.findings.push_back(finding);
-        }
+        note(&mut self.findings, finding);
     }
 
     fn note_hole(&mut self, outcome: Outcome, path: PathBuf, hole: &Hole) {
@@ -219,11 +227,11 @@ impl Cursor {
                     self.position = hole.last.plus(1);
                     return Ok(Some(Item::Hole(hole)));
                 }
-                Step::Found(found) if self.claim(found.header.end()) => {
-                    return Ok(Some(self.batch(&found)));
+                Step::Found(found, end) if self.claim(end) => {
+                    return Ok(Some(self.batch(&found, end)));
                 }
                 // Dropped just now.
-                Step::Hole(_) | Step::Found(_) => self.open = None,
+                Step::Hole(_) | Step::Found(..) => self.open = None,
             }
         }
     }
@@ -281,21 +289,41 @@ impl Cursor {
         hole
     }
 
-    fn batch(&mut self, found: &Found) -> Item<'_> {
-        let from = self.position;
-        self.position = found.header.end();
-        let open = self.open.as_mut();
-        match open.and_then(|open| open.reader.content(found)) {
-            Some(content) => Item::Batch(Batch {
+    /// Hands out the records of a batch up to `end`, as far as they can be read; if from the position
+    /// on none can, the hole there.
+    fn batch(&mut self, found: &Found, end: Offset) -> Item<'_> {
+        let (from, position) = (self.position, found.position);
+        self.position = end;
+        let header = &found.header;
+        let Some(open) = &mut self.open else {
+            return Item::Hole(Hole::new(from, end, "corrupt"));
+        };
+        let segment = open.segment;
+        let content = open.reader.content(found).unwrap_or(&[]);
+        let readable = Entries::new(content, header.base, header.written.boot_id)
+            .flatten()
+            .count() as u64;
+        let readable_end = header.base.plus(readable).min(end);
+        if readable_end > from {
+            if readable_end < end {
+                // The next step comes upon this batch once more.
+                self.position = readable_end;
+                open.position = position;
+            }
+            return Item::Batch(Batch {
                 content,
-                base: found.header.base,
-                end: found.header.end(),
+                base: header.base,
+                end: readable_end,
                 from,
-                boot_id: found.header.written.boot_id,
-                written_mono_ms: found.header.written.mono_ms,
-            }),
-            None => Item::Hole(Hole::new(from, found.header.end(), "corrupt")),
+                boot_id: header.written.boot_id,
+                written_mono_ms: header.written.mono_ms,
+            });
         }
+        let hole = Hole::new(from, end, "corrupt");
+        let path = segment::path(&self.shared.dir, segment.base);
+        let finding = Finding::new(Outcome::UndecodableBatch, path).at(position);
+        note(&mut self.findings, finding.lost(hole.first, hole.last));
+        Item::Hole(hole)
     }
 
     fn hole(&self, end: Offset, reason: &'static str) -> Hole {
@@ -323,7 +351,7 @@ impl Cursor {
         {
             self.leave_for(segment)?;
             match self.fs.open(&path, false) {
-                Ok(file) => self.open = Some(self.begin(segment, file, limit)),
+                Ok(file) => self.open = Some(self.begin(segment, file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Ok(self.gone(segment, path, end));
                 }
@@ -333,31 +361,9 @@ impl Cursor {
         let Some(open) = &mut self.open else {
             return Ok(Step::Again);
         };
-        if open.read_limit != limit {
-            open.read_limit = limit;
-            open.reader.forget();
-        }
-        let from_here = |header: &batch::Header| {
-            // Whatever it claims, it can't reach beyond what is synced (I1).
-            let within = header.base >= segment.base && header.base < end;
-            within && header.end() > position && header.end() <= synced
-        };
-        let found = match open.reader.look(open.position, limit).map_err(failed)? {
-            Look::Batch(found) if header_precedes(&found, segment, position) => {
-                open.position += found.bytes as u64;
-                return Ok(Step::Again);
-            }
-            Look::Batch(found) if from_here(&found.header) => Some(found),
-            Look::Newer(version) | Look::Older(version) => {
-                return Err(failed(unsupported(version)));
-            }
-            // The segment may go on behind it.
-            Look::Batch(_) | Look::Nothing => {
-                let found = open.reader.search(open.position, limit, from_here);
-                found.map_err(failed)?
-            }
-        };
-        let Some(found) = found else {
+        // Whatever a batch claims, it can't reach beyond what is synced (I1).
+        let next = open.next(position, limit, end, synced).map_err(failed)?;
+        let Some(found) = next else {
             return self.segment_ends_early(segment, path, end);
         };
         if found.header.base > position {
@@ -368,16 +374,21 @@ impl Cursor {
             }
             return Ok(Step::Hole(hole));
         }
-        open.position = found.position + found.bytes as u64;
-        Ok(Step::Found(found))
+        open.pass(&found);
+        if found.header.end() > end {
+            let finding = Finding::new(Outcome::OverlappingSegments, path);
+            self.note(finding.at(found.position));
+        }
+        Ok(Step::Found(found, end.min(found.header.end())))
     }
 
-    fn begin(&self, segment: Segment, file: Box<dyn File>, limit: u64) -> OpenSegment {
+    fn begin(&self, segment: Segment, file: Box<dyn File>) -> OpenSegment {
         OpenSegment {
             segment,
             reader: BatchReader::new(file, self.shared.identity),
             position: 0,
-            read_limit: limit,
+            predecessor: 0,
+            read_limit: 0,
         }
     }
 
@@ -455,12 +466,63 @@ impl Cursor {
     }
 }
 
+fn note(findings: &mut VecDeque<Finding>, finding: Finding) {
+    if findings.len() < FINDINGS_MAX {
+        findings.push_back(finding);
+    }
+}
+
 fn unsupported(version: u8) -> io::Error {
     let text = format!("a batch has format version {version}, which this gateway does not read");
     io::Error::new(io::ErrorKind::Unsupported, text)
 }
 
-/// A batch of this segment's life that ends at or before `position`: the way to it.
-fn header_precedes(found: &Found, segment: Segment, position: Offset) -> bool {
-    found.header.base >= segment.base && found.header.end() <= position
+impl OpenSegment {
+    /// The first batch from here on that holds the offset `offset`, or a later one below `end`, and
+    /// none beyond `synced`. Those before it are passed over.
+    fn next(
+        &mut self,
+        offset: Offset,
+        limit: u64,
+        end: Offset,
+        synced: Offset,
+    ) -> io::Result<Option<Found>> {
+        if self.read_limit != limit {
+            self.read_limit = limit;
+            self.reader.forget();
+        }
+        let base = self.segment.base;
+        loop {
+            let predecessor = self.predecessor;
+            let counts = |from: Offset, to: Offset, open_counter: u32| {
+                let within = from >= base && from < end;
+                within && to > offset && to <= synced && open_counter >= predecessor
+            };
+            let ours = |header: &Header| counts(header.base, header.end(), header.open_counter);
+            match self.reader.look(self.position, limit)? {
+                Look::Batch(found) if self.is_on_the_way(&found.header, offset) => {
+                    self.pass(&found);
+                }
+                Look::Batch(found) if ours(&found.header) => return Ok(Some(found)),
+                Look::Other(claim) if counts(claim.base, claim.end, claim.open_counter) => {
+                    return Err(unsupported(claim.version));
+                }
+                // The segment may go on behind it.
+                Look::Batch(_) | Look::Other(_) | Look::Nothing => {
+                    return self.reader.search(self.position, limit, ours);
+                }
+            }
+        }
+    }
+
+    /// A batch of this segment's life that ends at or before `offset`.
+    fn is_on_the_way(&self, header: &Header, offset: Offset) -> bool {
+        let precedes = header.base >= self.segment.base && header.end() <= offset;
+        precedes && header.open_counter >= self.predecessor
+    }
+
+    fn pass(&mut self, found: &Found) {
+        self.position = found.position + found.bytes as u64;
+        self.predecessor = found.header.open_counter;
+    }
 }

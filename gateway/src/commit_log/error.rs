@@ -19,7 +19,7 @@ pub enum OpenError {
     /// A newer gateway wrote it. It was left untouched.
     #[error(
         "{} has format version {found}, this gateway reads up to {supported}: install the newer \
-         gateway again, or let it deliver everything first", path.display()
+         gateway again, or let it deliver everything and move the directory away", path.display()
     )]
     NewerFormat {
         /// The segment.
@@ -32,7 +32,7 @@ pub enum OpenError {
     /// An older gateway wrote it, in a format that is no longer read. It was left untouched.
     #[error(
         "{} has format version {found}, this gateway reads {supported}: let the gateway that wrote \
-         it deliver everything first, or move the directory away", path.display()
+         it deliver everything, then move the directory away", path.display()
     )]
     OlderFormat {
         /// The file.

@@ -329,9 +329,7 @@ fn next_whole(
 ) -> io::Result<Option<Found>> {
     match reader.look(position, limit)? {
         Look::Batch(found) if ours(&found.header) => Ok(Some(found)),
-        Look::Batch(_) | Look::Nothing | Look::Newer(_) | Look::Older(_) => {
-            reader.search(position, limit, ours)
-        }
+        Look::Batch(_) | Look::Nothing | Look::Other(_) => reader.search(position, limit, ours),
     }
 }
 

@@ -15,12 +15,12 @@ use super::metered::Metered;
 use super::recovery::{self, Recovered, Tail};
 use super::retention::Expiry;
 use super::segment;
-use super::shared::{Damage, Gathered, Inner, Segment, Shared};
+use super::shared::{Damage, Inner, Segment, Shared};
 use super::slots::{self, Slot};
 use super::writer::{self, Writer};
 use super::{
-    CommitLog, Condition, DurableState, LOCK_NAME, Observer, OpenError, Opened, Options, Progress,
-    Recovery, SEGMENT_BYTES_MIN, StorageError, WriterThread,
+    CommitLog, DurableState, LOCK_NAME, Observer, OpenError, Opened, Options, Recovery,
+    SEGMENT_BYTES_MIN, StorageError, WriterThread,
 };
 
 /// See [`CommitLog::open`].
@@ -126,6 +126,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         drops::finish(&drops, &*self.fs, &dir, &mut recovered.listing.segments)?;
         drops.prune(committed);
         self.reserve(&mut recovered)?;
+        self.give_up_damaged(&mut recovered, &drop_file)?;
         self.fs
             .sync_dir(&dir)
             .map_err(StorageError::new("sync the directory", &dir))?;
@@ -171,6 +172,32 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             Err(error) => return Err(StorageError::new("reserve", &path)(error).into()),
         }
         Ok(())
+    }
+
+    /// Removes damaged files that are kept aside as long as the log is beyond its budget: that was
+    /// made smaller, and a steady stream asks for no space, so that they would stay.
+    fn give_up_damaged(
+        &self,
+        recovered: &mut Recovered,
+        drop_file: &DropFile,
+    ) -> Result<(), OpenError> {
+        while self.disk_bytes(recovered, drop_file) > self.options.bytes_max {
+            let removed = recovered.quarantine.give_up_oldest(&*self.fs);
+            let removed = removed.map_err(StorageError::new("remove from", &self.options.dir))?;
+            if removed.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Disk space in use.
+    fn disk_bytes(&self, recovered: &Recovered, drop_file: &DropFile) -> u64 {
+        let listing = &recovered.listing;
+        let segments = listing.segments.iter().map(|segment| segment.bytes);
+        let spare = listing.has_spare.then_some(self.options.segment_bytes);
+        let data_bytes: u64 = segments.chain(spare).sum();
+        data_bytes + recovered.quarantine.bytes() + slots::FILE_BYTES + drop_file.bytes()
     }
 
     /// Begins a log that has no segment: a new one, or one whose segments are all gone; offsets
@@ -227,54 +254,35 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             drop_file,
             drops,
         } = found;
-        let dir = &self.options.dir;
+        let dir = self.options.dir.clone();
         let known = (slot.committed, &drops);
-        let findings = recovery::findings(&mut recovered, dir, &mut tail, known);
+        let findings = recovery::findings(&mut recovered, &dir, &mut tail, known);
+        let disk_bytes = self.disk_bytes(&recovered, &drop_file);
         let Recovered {
             listing,
             quarantine,
             slots,
             ..
         } = recovered;
-        let segment_bytes = self.options.segment_bytes;
-        let spare_bytes = if listing.has_spare { segment_bytes } else { 0 };
-        let data_bytes: u64 = listing.segments.iter().map(|segment| segment.bytes).sum();
-        let inner = Inner {
-            gathering: Gathered::new(),
-            gathering_since: None,
-            next: tail.next,
-            progress: Progress {
-                synced: tail.next,
-                condition: Condition::Running,
-            },
-            committed: slot.committed,
-            segments: listing.segments.into(),
-            tail_position: tail.position,
-            disk_bytes: data_bytes
-                + spare_bytes
-                + quarantine.bytes()
-                + slots::FILE_BYTES
-                + drop_file.bytes(),
-            drops,
-            dropping: None,
-            handed_out: slot.committed,
-            uncounted: Vec::new(),
-            lineage: slot.lineage,
-            lineage_wanted: slot.lineage,
-            damage: Damage::known(&findings),
-            closing: false,
-            failure: None,
+        let recovery = Recovery {
+            undelivered: tail.next.since(slot.committed),
+            cut_bytes: tail.cut_bytes,
+            holes: tail.holes,
+            foreign: listing.foreign,
+            findings,
         };
-        let dir = self.options.dir.clone();
+        let segment_bytes = self.options.segment_bytes;
+        let inner = Inner {
+            disk_bytes,
+            drops,
+            damage: Damage::known(&recovery.findings),
+            ..Inner::new(&slot, listing.segments, tail.position)
+        };
         let packer = Packer::new(self.options.compression)
             .map_err(StorageError::new("prepare compression for", &dir))?;
-        let shared = Arc::new(Shared::new(
-            dir,
-            slot.identity,
-            segment_bytes,
-            self.written_bytes,
-            inner,
-        ));
+        let written_bytes = self.written_bytes;
+        let shared = Shared::new(dir, slot.identity, segment_bytes, written_bytes, inner);
+        let shared = Arc::new(shared);
         let writer = Writer {
             shared: Arc::clone(&shared),
             fs: Arc::clone(&self.fs),
@@ -298,32 +306,25 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             options: self.options,
             _lock: self.lock,
         };
-        let handle = std::thread::Builder::new()
-            .name("commit-log".to_owned())
-            .spawn(move || writer.run())
-            .map_err(OpenError::Thread)?;
-        let recovery = Recovery {
-            undelivered: tail.next.since(slot.committed),
-            cut_bytes: tail.cut_bytes,
-            holes: tail.holes,
-            foreign: listing.foreign,
-            findings,
-        };
-        let thread = Arc::new(WriterThread {
-            shared: Arc::clone(&shared),
-            handle: Mutex::new(Some(handle)),
-        });
-        let log = CommitLog {
-            shared,
-            fs: self.fs,
-            thread,
-        };
         Ok(Opened {
-            log,
+            log: run(writer, shared, self.fs)?,
             state: self.state,
             recovery,
         })
     }
+}
+
+/// Starts the writer thread and hands out the log.
+fn run(writer: Writer, shared: Arc<Shared>, fs: Arc<dyn Fs>) -> Result<CommitLog, OpenError> {
+    let handle = std::thread::Builder::new()
+        .name("commit-log".to_owned())
+        .spawn(move || writer.run())
+        .map_err(OpenError::Thread)?;
+    let thread = Arc::new(WriterThread {
+        shared: Arc::clone(&shared),
+        handle: Mutex::new(Some(handle)),
+    });
+    Ok(CommitLog { shared, fs, thread })
 }
 
 /// A random 64-bit identity. From the kernel; a board so early in its boot that it has no entropy

@@ -38,6 +38,9 @@ pub enum Outcome {
     ZeroLengthSegment,
     /// A bad batch with good ones behind it.
     CorruptBatch,
+    /// A batch has a good checksum, and its content can't be unpacked, or holds fewer records than it
+    /// says.
+    UndecodableBatch,
     /// The last synced batches of a segment can't be read.
     CorruptEnd,
     /// Nothing of a segment that held synced records can be read.
@@ -76,6 +79,7 @@ impl Outcome {
             Self::BegunSegment => "begun_segment",
             Self::ZeroLengthSegment => "zero_length_segment",
             Self::CorruptBatch => "corrupt_batch",
+            Self::UndecodableBatch => "undecodable_batch",
             Self::CorruptEnd => "corrupt_end",
             Self::UnreadableSegment => "unreadable_segment",
             Self::MissingSegment => "missing_segment",
@@ -110,6 +114,11 @@ impl Outcome {
             Self::CorruptBatch => {
                 "synced records can't be read and are skipped; the file is kept as *.damaged once \
                  its other records are delivered; check the storage medium"
+            }
+            Self::UndecodableBatch => {
+                "records were damaged before they were written, and their checksum with them: they \
+                 can't be decoded and are skipped; the file is kept as *.damaged once its other \
+                 records are delivered; check the board's memory"
             }
             Self::CorruptEnd => {
                 "the last synced records of a segment can't be read and are skipped; check the \
@@ -176,6 +185,7 @@ impl Outcome {
             | Self::CommittedBeyondEnd => Severity::Notable,
             Self::ZeroLengthSegment
             | Self::CorruptBatch
+            | Self::UndecodableBatch
             | Self::CorruptEnd
             | Self::UnreadableSegment
             | Self::MissingSegment

@@ -22,7 +22,14 @@
 //! expected, or a lower open counter than its predecessor's, is stale: left from the segment's
 //! earlier life, or from a tail that was cut. It ends the log.
 //!
-//! Whole batches behind a cut are zeroed, since a later scan could take them for ours. What was
+//! A batch in another format is judged by what every format's header says: stale, it is ignored; behind
+//! a torn place it is cut; where the log goes on with it, opening is refused.
+//!
+//! Whole batches behind a cut are zeroed, since a later scan could take them for ours. So is what looks
+//! like a batch of ours inside of a stale one, as when a record holds a copy of a segment: it would come
+//! to light when the head of the stale one is written over, and could end a log that was sound. What
+//! remains is a record that was made to look like a batch of this very log, in a segment that was reused
+//! since, laid open by a crash: nothing but identity and checksum tells it from one. What was
 //! accepted beyond the highest known synced offset is written again and synced before anything
 //! rests on it (I5). An I/O error is neither of these: opening fails. Every case has a name
 //! ([`Outcome`]), and what was found is told to whoever opens the log.
@@ -259,6 +266,7 @@ fn find_tail(fs: &dyn Fs, heads: &[Head], slot: &Slot) -> Result<(Option<Scan>, 
             for base in begun.filter(|base| *base <= furthest) {
                 scan.synced = scan.synced.max(base);
             }
+            scan.refuse_other_format()?;
             return Ok((Some(scan), unread));
         }
     }

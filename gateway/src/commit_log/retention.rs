@@ -337,7 +337,7 @@ impl Writer {
                 Look::Batch(found) if found.header.base == segment.base => {
                     return Some(found.header.written);
                 }
-                Look::Batch(_) | Look::Nothing | Look::Newer(_) | Look::Older(_) => {}
+                Look::Batch(_) | Look::Nothing | Look::Other(_) => {}
             }
         }
         None

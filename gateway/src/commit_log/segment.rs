@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::batch::{self, ALIGN, Header, Parsed};
+use super::batch::{self, ALIGN, Claim, Header, Parsed};
 use super::compression::{Content, Unpacker};
 use super::fs::{self, File};
 use crate::record::Offset;
@@ -47,10 +47,8 @@ pub(super) enum Look {
     Batch(Found),
     /// No whole batch of this log begins here.
     Nothing,
-    /// A batch of a format of the future.
-    Newer(u8),
-    /// A batch of a format that is no longer read.
-    Older(u8),
+    /// A whole batch of this log in another format.
+    Other(Claim),
 }
 
 /// Reads batches of one segment, with read-ahead.
@@ -95,8 +93,7 @@ impl BatchReader {
                 Parsed::Needs(_) if bytes.len() < want => return Ok(Look::Nothing),
                 Parsed::Needs(more) => want = more,
                 Parsed::Nothing => return Ok(Look::Nothing),
-                Parsed::Newer(version) => return Ok(Look::Newer(version)),
-                Parsed::Older(version) => return Ok(Look::Older(version)),
+                Parsed::Other(claim) => return Ok(Look::Other(claim)),
                 Parsed::Whole {
                     header,
                     content,
@@ -137,8 +134,37 @@ impl BatchReader {
             match self.look(position, limit)? {
                 Look::Batch(found) if accept(&found.header) => return Ok(Some(found)),
                 Look::Batch(found) => position += found.bytes as u64,
-                Look::Nothing | Look::Newer(_) | Look::Older(_) => position += ALIGN,
+                Look::Nothing | Look::Other(_) => position += ALIGN,
             }
+        }
+    }
+
+    /// Finds the next whole batch of any format that `accept`s, also inside of other batches' content.
+    /// Returns where it begins and where it ends.
+    pub(super) fn search_inside(
+        &mut self,
+        mut position: u64,
+        limit: u64,
+        accept: impl Fn(&Claim) -> bool,
+    ) -> io::Result<Option<(u64, u64)>> {
+        let identity = self.identity;
+        loop {
+            position = self.next_magic(position.next_multiple_of(ALIGN), limit)?;
+            if position + (batch::HEADER_BYTES as u64) > limit {
+                return Ok(None);
+            }
+            // Most are not worth a checksum.
+            let claim = batch::claim(self.head(position, limit)?);
+            if claim.is_some_and(|claim| claim.identity == identity && accept(&claim)) {
+                match self.look(position, limit)? {
+                    Look::Batch(found) => {
+                        return Ok(Some((position, position + found.bytes as u64)));
+                    }
+                    Look::Other(claim) => return Ok(Some((position, position + claim.bytes))),
+                    Look::Nothing => {}
+                }
+            }
+            position += ALIGN;
         }
     }
 

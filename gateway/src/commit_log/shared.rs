@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::batch::HEADER_BYTES;
 use super::drops::{Counts, DropReason, Drops};
 use super::outcome::{Finding, Outcome};
+use super::slots::Slot;
 use super::{AppendError, Condition, Progress, entry, segment};
 use crate::record::{NewRecord, Offset};
 
@@ -124,6 +125,7 @@ impl Damage {
     pub(super) fn note(&mut self, finding: &Finding) -> bool {
         let base = match finding.outcome {
             Outcome::CorruptBatch
+            | Outcome::UndecodableBatch
             | Outcome::CorruptEnd
             | Outcome::UnreadableSegment
             | Outcome::OverlappingSegments => {
@@ -302,6 +304,32 @@ impl Shared {
 }
 
 impl Inner {
+    /// A log that was opened and has these segments, of which the last is written from `position` on.
+    pub(super) fn new(slot: &Slot, segments: Vec<Segment>, position: u64) -> Self {
+        Self {
+            gathering: Gathered::new(),
+            gathering_since: None,
+            next: slot.synced,
+            progress: Progress {
+                synced: slot.synced,
+                condition: Condition::Running,
+            },
+            committed: slot.committed,
+            segments: segments.into(),
+            tail_position: position,
+            disk_bytes: 0,
+            drops: Drops::default(),
+            dropping: None,
+            handed_out: slot.committed,
+            uncounted: Vec::new(),
+            damage: Damage::default(),
+            lineage: slot.lineage,
+            lineage_wanted: slot.lineage,
+            closing: false,
+            failure: None,
+        }
+    }
+
     /// The oldest segment, if every record of it is delivered and it is not the last one (I9).
     pub(super) fn retired(&self) -> Option<Segment> {
         let second = self.segments.get(1)?;

@@ -343,10 +343,14 @@ impl<'l> Scan<'l> {
                 open.position += found.bytes as u64;
                 Ok(Step::Again)
             }
-            Ok(Look::Newer(found) | Look::Older(found)) => {
-                Err(self.log.other_format(&segment, found))
+            Ok(Look::Other(claim))
+                if claim.base >= reach
+                    && claim.open_counter >= predecessor
+                    && ends.bound.is_none_or(|bound| claim.base < bound) =>
+            {
+                Err(self.log.other_format(&segment, claim.version))
             }
-            Ok(Look::Batch(_) | Look::Nothing) => Ok(self.not_whole(ours)),
+            Ok(Look::Batch(_) | Look::Other(_) | Look::Nothing) => Ok(self.not_whole(ours)),
             Err(_) => Ok(self.unreadable()),
         }
     }
@@ -486,7 +490,10 @@ impl LogDir<'_> {
             return Ok(false);
         };
         match reader.look(0, segment.bytes) {
-            Ok(Look::Newer(found) | Look::Older(found)) => Err(self.other_format(&segment, found)),
+            Ok(Look::Other(claim)) if claim.base == segment.base => {
+                Err(self.other_format(&segment, claim.version))
+            }
+            Ok(Look::Other(_)) => Ok(false),
             Ok(Look::Batch(found)) => Ok(found.header.base == segment.base),
             // What can't be read holds nothing for us.
             Ok(Look::Nothing) => Ok(reader

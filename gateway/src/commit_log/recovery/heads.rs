@@ -97,7 +97,10 @@ pub(super) fn intruders(
                 intruders.push((index, Outcome::ForeignSegment));
             }
         } else if claim.version != FORMAT_VERSION {
-            refuse_other_format(fs, head, identity)?;
+            // Of an earlier life, it counts as little as one in our format.
+            if claim.base == head.segment.base || is_copy(heads, head.segment.base, claim.base) {
+                refuse_other_format(fs, head, identity)?;
+            }
         } else if claim.base != head.segment.base
             && is_copy(heads, head.segment.base, claim.base)
             && is_whole(fs, head, identity)?
@@ -118,7 +121,7 @@ fn refuse_other_format(fs: &dyn Fs, head: &Head, identity: u64) -> Result<(), Op
     let mut reader = BatchReader::new(open(fs, &head.path)?, identity);
     let look = reader.look(0, head.segment.bytes);
     match look.map_err(StorageError::new("read", &head.path))? {
-        Look::Newer(found) | Look::Older(found) => Err(other_format(&head.path, found)),
+        Look::Other(claim) => Err(other_format(&head.path, claim.version)),
         // Damaged: the version is not to be believed.
         Look::Batch(_) | Look::Nothing => Ok(()),
     }
@@ -129,7 +132,7 @@ fn is_whole(fs: &dyn Fs, head: &Head, identity: u64) -> Result<bool, OpenError> 
     let mut reader = BatchReader::new(open(fs, &head.path)?, identity);
     let look = reader.look(0, head.segment.bytes);
     Ok(match look.map_err(StorageError::new("read", &head.path))? {
-        Look::Batch(_) | Look::Newer(_) | Look::Older(_) => true,
+        Look::Batch(_) | Look::Other(_) => true,
         Look::Nothing => false,
     })
 }

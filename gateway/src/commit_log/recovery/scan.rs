@@ -8,7 +8,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::batch::{self, ALIGN, Header, Kind};
+use super::super::batch::{self, ALIGN, Claim, Kind};
 use super::super::entry::Entries;
 use super::super::fs::{self, File, Fs};
 use super::super::outcome::{Finding, Outcome};
@@ -40,6 +40,8 @@ pub(super) struct Scan {
     predecessor: u32,
     /// Where nothing whole and newer follows.
     end: Option<u64>,
+    /// The first batch in another format that is not stale.
+    other: Option<OtherFormat>,
     /// First accepted batch that may be in the page cache alone.
     unsynced_from: Option<u64>,
     /// End of what is cut.
@@ -54,7 +56,19 @@ enum Step {
     Accept(Found),
     /// Nothing whole begins here, but this follows later.
     Skip(Found),
+    /// The next that is whole and not stale is in another format, and begins at this position.
+    Other(Claim, u64),
     End,
+}
+
+/// A batch in another format, as the first pass has come upon it.
+#[derive(Clone, Copy)]
+struct OtherFormat {
+    claim: Claim,
+    /// The offset that was expected.
+    expected: Offset,
+    /// Nothing but it begins where a batch was expected.
+    in_place: bool,
 }
 
 impl Scan {
@@ -73,6 +87,7 @@ impl Scan {
             expected: segment.base,
             predecessor: 0,
             end: None,
+            other: None,
             unsynced_from: None,
             cut_end: None,
             cut_bytes: 0,
@@ -83,17 +98,53 @@ impl Scan {
 
     /// Reads all of it and changes nothing, neither here nor on the disk.
     pub(super) fn first_pass(&mut self) -> Result<(), OpenError> {
-        while let Step::Accept(found) | Step::Skip(found) = self.step()? {
-            let header = &found.header;
+        loop {
+            match self.step()? {
+                Step::Accept(found) | Step::Skip(found) => {
+                    let header = &found.header;
+                    self.has_checkpoint |= header.kind == Kind::Checkpoint;
+                    self.synced = self.synced.max(header.synced);
+                    self.committed = self.committed.max(header.committed);
+                    self.open_counter = self.open_counter.max(header.open_counter);
+                    self.advance(&found);
+                }
+                Step::Other(claim, position) => self.note_other(claim, position),
+                Step::End => break,
+            }
             self.found_any = true;
-            self.has_checkpoint |= header.kind == Kind::Checkpoint;
-            self.synced = self.synced.max(header.synced);
-            self.committed = self.committed.max(header.committed);
-            self.open_counter = self.open_counter.max(header.open_counter);
-            self.advance(&found);
         }
         (self.position, self.expected, self.predecessor) = (0, self.segment.base, 0);
         Ok(())
+    }
+
+    fn note_other(&mut self, claim: Claim, position: u64) {
+        self.other.get_or_insert(OtherFormat {
+            claim,
+            expected: self.expected,
+            in_place: position == self.position,
+        });
+        self.synced = self.synced.max(claim.synced);
+        self.position = position + claim.bytes;
+        self.expected = claim.end;
+        self.predecessor = claim.open_counter;
+    }
+
+    /// To be called once the highest synced offset is known, before anything is changed.
+    ///
+    /// # Errors
+    /// A batch in another format is part of the log. It is none behind a torn place: it is cut like one
+    /// of ours.
+    pub(super) fn refuse_other_format(&self) -> Result<(), OpenError> {
+        match self.other {
+            Some(other)
+                if other.in_place
+                    || other.claim.base == other.expected
+                    || other.expected < self.synced =>
+            {
+                Err(other_format(&self.path, other.claim.version))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     pub(super) fn second_pass(&mut self, state: &mut dyn DurableState) -> Result<(), OpenError> {
@@ -105,17 +156,22 @@ impl Scan {
                 Step::Skip(found)
                     if self.expected >= self.synced && found.header.base > self.expected =>
                 {
-                    self.cut(&found)?;
+                    self.torn_tail();
                     break;
                 }
                 Step::Skip(found) => self.accept(&found, state),
+                // Only behind a torn place, or it would have been refused.
+                Step::Other(..) => {
+                    self.torn_tail();
+                    break;
+                }
                 Step::End => {
                     self.at_end()?;
                     break;
                 }
             }
         }
-        Ok(())
+        self.cut_remains()
     }
 
     fn step(&mut self) -> Result<Step, OpenError> {
@@ -125,7 +181,9 @@ impl Scan {
         {
             let look = self.reader.look(position, self.segment.bytes);
             match look.map_err(self.read_failed())? {
-                Look::Batch(found) if self.is_ours(&found.header) => {
+                Look::Batch(found)
+                    if self.is_ours(found.header.base, found.header.open_counter) =>
+                {
                     return Ok(match position == self.position {
                         true => Step::Accept(found),
                         false => Step::Skip(found),
@@ -133,11 +191,15 @@ impl Scan {
                 }
                 // The log may go on behind it, where the disk has lost a write it had confirmed.
                 Look::Batch(found) => {
-                    self.note_stale(&found);
+                    self.note_stale(found.header.base, position);
                     position += found.bytes as u64;
                 }
-                Look::Newer(found) | Look::Older(found) => {
-                    return Err(other_format(&self.path, found));
+                Look::Other(claim) if self.is_ours(claim.base, claim.open_counter) => {
+                    return Ok(Step::Other(claim, position));
+                }
+                Look::Other(claim) => {
+                    self.note_stale(claim.base, position);
+                    position += claim.bytes;
                 }
                 Look::Nothing => position += ALIGN,
             }
@@ -148,18 +210,18 @@ impl Scan {
 
     /// A batch at its expected offset or beyond, and no older than the one before: stale ones
     /// aren't.
-    fn is_ours(&self, header: &Header) -> bool {
-        header.base >= self.expected && header.open_counter >= self.predecessor
+    fn is_ours(&self, base: Offset, open_counter: u32) -> bool {
+        base >= self.expected && open_counter >= self.predecessor
     }
 
-    fn note_stale(&mut self, found: &Found) {
-        let outcome = match found.header.base < self.expected {
+    fn note_stale(&mut self, base: Offset, position: u64) {
+        let outcome = match base < self.expected {
             true => Outcome::EarlierLife,
             false => Outcome::CutRemains,
         };
         if !self.findings.iter().any(|known| known.outcome == outcome) {
             let finding = Finding::new(outcome, self.path.clone());
-            self.findings.push(finding.at(found.position));
+            self.findings.push(finding.at(position));
         }
     }
 
@@ -178,12 +240,7 @@ impl Scan {
             self.hole_up_to(found.header.base, Outcome::CorruptBatch);
         }
         if found.header.kind == Kind::Records {
-            let content = self.reader.content(found).unwrap_or(&[]);
-            for record in
-                Entries::new(content, found.header.base, found.header.written.boot_id).flatten()
-            {
-                state.apply(&record);
-            }
+            self.apply(found, state);
         }
         match found.header.kind {
             // Synced before anything is written behind it, so in doubt only if it is the last.
@@ -199,6 +256,23 @@ impl Scan {
             self.unsynced_from.get_or_insert(found.position);
         }
         self.advance(found);
+    }
+
+    fn apply(&mut self, found: &Found, state: &mut dyn DurableState) {
+        let header = &found.header;
+        let content = self.reader.content(found).unwrap_or(&[]);
+        let mut readable_end = header.base;
+        let records = Entries::new(content, header.base, header.written.boot_id).flatten();
+        for record in records.take_while(|record| record.offset < header.end()) {
+            state.apply(&record);
+            readable_end = record.offset.plus(1);
+        }
+        if readable_end < header.end() {
+            let last = Offset::new(header.end().get() - 1);
+            let finding = Finding::new(Outcome::UndecodableBatch, self.path.clone());
+            let finding = finding.at(found.position).lost(readable_end, last);
+            self.findings.push(finding);
+        }
     }
 
     fn hole_up_to(&mut self, end: Offset, outcome: Outcome) {
@@ -243,22 +317,30 @@ impl Scan {
             .map(|claim| claim.bytes.min(room)))
     }
 
-    /// Notes how far whole batches go behind the cut at the scan's position.
-    fn cut(&mut self, first: &Found) -> Result<(), OpenError> {
+    fn torn_tail(&mut self) {
         let finding = Finding::new(Outcome::TornTail, self.path.clone());
         self.findings.push(finding.at(self.position));
-        let (expected, limit) = (self.expected, self.segment.bytes);
-        let mut behind = Some(*first);
-        while let Some(found) = behind {
-            let end = found.position + found.bytes as u64;
-            self.cut_bytes += found.bytes as u64;
-            self.cut_end = Some(end);
+    }
+
+    /// Notes what behind the end a later scan could take for a part of the log, to have it zeroed:
+    /// whole batches behind a torn place, and what looks like one inside of a stale batch, and would
+    /// come to light when that is written over.
+    fn cut_remains(&mut self) -> Result<(), OpenError> {
+        let (expected, predecessor) = (self.expected, self.predecessor);
+        let counts = |claim: &Claim| claim.base >= expected && claim.open_counter >= predecessor;
+        let mut position = self.position;
+        loop {
             let next = self
                 .reader
-                .search(end, limit, |header| header.base >= expected);
-            behind = next.map_err(self.read_failed())?;
+                .search_inside(position, self.segment.bytes, counts);
+            let Some((from, to)) = next.map_err(self.read_failed())? else {
+                return Ok(());
+            };
+            let known = self.cut_end.unwrap_or(from).max(from);
+            self.cut_bytes += to.saturating_sub(known);
+            self.cut_end = self.cut_end.max(Some(to));
+            position = from + ALIGN;
         }
-        Ok(())
     }
 
     /// Brings the state to the head of this segment: from its checkpoint, or if that is damaged
@@ -305,7 +387,7 @@ impl Scan {
                 let content = self.reader.content(&found);
                 Ok(content.is_some_and(|content| state.restore(content).is_ok()))
             }
-            Look::Batch(_) | Look::Nothing | Look::Newer(_) | Look::Older(_) => Ok(false),
+            Look::Batch(_) | Look::Nothing | Look::Other(_) => Ok(false),
         }
     }
 

@@ -1,120 +1,10 @@
 //! What recovery and reading must tell apart (I4), and what they must refuse.
 
-use std::path::PathBuf;
-
-use super::super::{
-    CommitLog, Condition, Finding, OpenError, Opened, Outcome, SEGMENT_BYTES_MIN, Severity, batch,
-    segment, slots,
-};
+use super::super::{Compression, Options, Outcome, SEGMENT_BYTES_MIN, batch, slots};
 use super::sim_fs::SimFs;
 use super::support::*;
+use super::surgery::*;
 use crate::record::Offset;
-
-fn segment_path(base: u64) -> PathBuf {
-    segment::path(dir(), Offset::new(base))
-}
-
-/// Bases of the segments there are, oldest first.
-fn bases(fs: &SimFs) -> Vec<u64> {
-    let mut bases: Vec<u64> = fs
-        .names()
-        .iter()
-        .filter_map(|name| segment::base_of(name))
-        .map(Offset::get)
-        .collect();
-    bases.sort_unstable();
-    bases
-}
-
-/// A closed log of `records` records, one batch each.
-fn log_of(records: u64) -> SimFs {
-    let fs = SimFs::default();
-    let opened = open(&fs);
-    for number in 0..records {
-        assert!(append_synced(&opened.log, number..number + 1));
-    }
-    fs
-}
-
-/// Where the batch of the record begins in its segment, found by the magic.
-fn batch_position(content: &[u8], base: u64) -> usize {
-    (0..content.len() - batch::HEADER_BYTES)
-        .step_by(8)
-        .find(|&at| {
-            content[at..at + 4] == *b"EGLB"
-                && content[at + 13] == 0
-                && content[at + 32..at + 40] == base.to_le_bytes()
-        })
-        .expect("the batch")
-}
-
-/// Gives the batch at a position a good checksum again.
-fn seal(content: &mut [u8], at: usize) {
-    let length = u32::from_le_bytes(content[at + 8..at + 12].try_into().expect("4")) as usize;
-    let crc = crc32c::crc32c(&content[at + 8..at + batch::HEADER_BYTES + length]);
-    content[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
-}
-
-fn identity(fs: &SimFs) -> u64 {
-    let Ok(slots::Peeked::Slot(slot)) = slots::peek(fs, dir()) else {
-        panic!("no slot")
-    };
-    slot.identity
-}
-
-/// Makes the slots those of a moment when so much was delivered and synced.
-fn slots_say(fs: &SimFs, committed: u64, synced: u64) {
-    let slot = slots::Slot {
-        identity: identity(fs),
-        open_counter: 2,
-        committed: Offset::new(committed),
-        synced: Offset::new(synced),
-        lineage: 0,
-    };
-    fs.delete(&slots::path(dir()));
-    let (mut file, _) = slots::Slots::open(fs, dir()).expect("slots");
-    file.write(&slot).expect("write");
-    super::super::fs::Fs::sync_dir(fs, dir()).expect("sync");
-}
-
-fn found(opened: &Opened<Digest>, outcome: Outcome) -> bool {
-    let mut findings = opened.recovery.findings.iter();
-    findings.any(|finding| finding.outcome == outcome)
-}
-
-/// What a reader of everything that is undelivered is told.
-fn told_by_reading(log: &CommitLog) -> Vec<Finding> {
-    let mut told = Vec::new();
-    let mut cursor = log.cursor(log.committed());
-    while cursor.next().expect("read").is_some() {
-        told.extend(std::iter::from_fn(|| cursor.take_finding()));
-    }
-    told.extend(std::iter::from_fn(|| cursor.take_finding()));
-    told
-}
-
-/// What is told by opening, then by reading: in all once each. Opening tells the first time only.
-fn all_findings(opened: &Opened<Digest>) -> Vec<Finding> {
-    let read = told_by_reading(&opened.log);
-    let again = told_by_reading(&opened.log);
-    assert_eq!(again, [], "told once");
-    [opened.recovery.findings.clone(), read].concat()
-}
-
-/// The cases that lost something, with the first and last lost offset.
-fn losses(findings: &[Finding]) -> Vec<(Outcome, u64, u64)> {
-    let lost = |finding: &Finding| {
-        let (first, last) = finding.lost?;
-        assert_eq!(finding.outcome.severity(), Severity::Loss);
-        let text = finding.to_string();
-        assert!(
-            text.contains(&format!("offsets {first} to {last}")),
-            "{text}"
-        );
-        Some((finding.outcome, first.get(), last.get()))
-    };
-    findings.iter().filter_map(lost).collect()
-}
 
 #[test]
 fn a_bad_batch_with_synced_ones_behind_it_is_a_hole_in_any_segment() {
@@ -295,75 +185,6 @@ fn a_damaged_checkpoint_is_made_up_for_by_the_segment_before() {
     assert_eq!(opened.state, Digest::of(60));
     assert!(found(&opened, Outcome::CheckpointDamaged));
     assert_holds(&opened.log, 0, 60);
-}
-
-#[test]
-fn another_format_anywhere_is_refused_and_nothing_is_touched() {
-    for version in [0, 2] {
-        let fs = log_of(60);
-        let all = bases(&fs);
-        let newest = *all.last().expect("segments");
-        let whole = fs.snapshot();
-        // A spare of another size and a segment that was begun would be removed otherwise.
-        fs.put(&dir().join(segment::SPARE_NAME), vec![0; 7]);
-        fs.put(&segment_path(60), Vec::new());
-        let at_head = all.iter().map(|base| (segment_path(*base), 0));
-        let inside = batch_position(&fs.content(&segment_path(newest)), newest + 1);
-        let places = at_head.chain([(segment_path(newest), inside)]);
-        for (path, at) in places {
-            fs.tamper(&path, |content| {
-                content[at + 12] = version;
-                seal(content, at);
-            });
-            let before = fs.snapshot();
-            let refused = try_open(&fs).expect_err("refused");
-            match (version, &refused) {
-                (
-                    2,
-                    OpenError::NewerFormat {
-                        path: named,
-                        found: 2,
-                        supported: 1,
-                    },
-                )
-                | (
-                    0,
-                    OpenError::OlderFormat {
-                        path: named,
-                        found: 0,
-                        supported: 1,
-                    },
-                ) => {
-                    assert_eq!(*named, path);
-                }
-                _ => panic!(
-                    "version {version} at byte {at} of {}: {refused}",
-                    path.display()
-                ),
-            }
-            assert_eq!(fs.snapshot(), before, "untouched");
-            fs.put(&path, whole[&path].clone());
-        }
-        assert_holds(&open(&fs).log, 0, 60);
-    }
-}
-
-#[test]
-fn slots_in_another_format_are_refused_and_not_touched() {
-    let fs = log_of(20);
-    fs.tamper(&slots::path(dir()), |content| {
-        for at in [0, 4096] {
-            content[at + 28] = 2;
-            let crc = crc32c::crc32c(&content[at + 8..at + 64]);
-            content[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
-        }
-    });
-    let before = fs.snapshot();
-    assert!(matches!(
-        try_open(&fs),
-        Err(OpenError::NewerFormat { found: 2, .. })
-    ));
-    assert_eq!(fs.snapshot(), before);
 }
 
 #[test]
@@ -638,41 +459,128 @@ fn a_lying_disk_that_lost_a_confirmed_write_costs_that_batch_only() {
     assert_eq!(opened.log.progress().synced, Offset::new(40));
 }
 
-#[test]
-fn damaged_segments_are_kept_when_they_are_delivered_and_give_way_to_records() {
-    let fs = log_of(120);
-    let all = bases(&fs);
-    for base in &all[..6] {
-        fs.tamper(&segment_path(*base), |content| {
-            let at = batch_position(content, base + 1);
-            content[at + 88] ^= 1;
-        });
-    }
-    let opened = open(&fs);
-    assert_eq!(losses(&told_by_reading(&opened.log)).len(), 6);
-    opened.log.commit(Offset::new(120));
-    assert!(append_synced(&opened.log, 120..124));
-    let kept = |fs: &SimFs| {
-        let names = fs.names();
-        names
-            .iter()
-            .filter(|name| name.ends_with(".damaged"))
-            .count()
+/// A log of 60 records in Zstandard, one batch each.
+fn packed_log() -> (SimFs, Options) {
+    let fs = SimFs::default();
+    let options = Options {
+        compression: Compression::Zstd,
+        ..options()
     };
-    assert_eq!(kept(&fs), 4, "bounded");
-    let disk: usize = fs.snapshot().values().map(Vec::len).sum();
-    assert_eq!(opened.log.stats().disk_bytes, disk as u64, "they count");
-    // More than the budget holds beside them.
-    let mut number = 124;
-    while kept(&fs) == 4 {
-        assert!(
-            opened.log.progress().condition == Condition::Running,
-            "they give way"
-        );
+    let (opened, _) = open_sim(&fs, options.clone());
+    for number in 0..60 {
         assert!(append_synced(&opened.log, number..number + 1));
-        number += 1;
     }
-    let stats = opened.log.stats();
-    assert!(stats.disk_bytes <= options().bytes_max, "{stats:?}");
-    assert_holds(&opened.log, 120, number);
+    (fs, options)
+}
+
+#[test]
+fn a_batch_that_cannot_be_unpacked_is_a_hole_in_any_segment_and_named() {
+    let (fs, options) = packed_log();
+    let all = bases(&fs);
+    let newest = *all.last().expect("segments");
+    assert!(newest > 4);
+    for record in [3, newest + 1] {
+        let base = *all.iter().rfind(|&&base| base <= record).expect("segment");
+        let whole = fs.content(&segment_path(base));
+        fs.tamper(&segment_path(base), |content| {
+            let at = batch_position(content, record);
+            assert_ne!(content[at + 14], 0, "packed");
+            content[at + 80..at + 84].fill(0);
+            seal(content, at);
+        });
+        let (opened, _) = open_sim(&fs, options.clone());
+        let content = read(&opened.log, Offset::ZERO);
+        assert_eq!(content.offsets.len(), 59);
+        assert_eq!(content.holes.len(), 1, "{:?}", content.holes);
+        assert_eq!(content.holes[0].reason, "corrupt");
+        let findings = all_findings(&opened);
+        let expected = (Outcome::UndecodableBatch, record, record);
+        assert_eq!(losses(&findings), [expected]);
+        drop(opened);
+        fs.put(&segment_path(base), whole);
+    }
+}
+
+#[test]
+fn of_a_batch_whose_entries_cannot_all_be_read_the_first_are_and_the_others_are_a_hole() {
+    let fs = SimFs::default();
+    let large = Options {
+        segment_bytes: 4 * SEGMENT_BYTES_MIN,
+        ..options()
+    };
+    let patient = Options {
+        commit_interval: PATIENCE,
+        ..large.clone()
+    };
+    let (opened, _) = open_sim(&fs, patient);
+    for number in 0..2 {
+        assert!(append(&opened.log, number));
+    }
+    drop(opened);
+    fs.tamper(&segment_path(0), |content| {
+        let at = batch_position(content, 0);
+        assert_eq!(content[at + 28], 2, "one batch");
+        // A length that leads nowhere, in place of that of the second entry.
+        let second = at + batch::HEADER_BYTES + 1 + usize::from(content[at + batch::HEADER_BYTES]);
+        content[second] |= 0x80;
+        content[second + 1] = 0x7f;
+        seal(content, at);
+    });
+    let (opened, _) = open_sim(&fs, large);
+    let content = read(&opened.log, Offset::ZERO);
+    assert_eq!(content.offsets, [0]);
+    let holes: Vec<_> = content
+        .holes
+        .iter()
+        .map(|hole| (hole.first, hole.last))
+        .collect();
+    assert_eq!(holes, [(Offset::new(1), Offset::new(1))]);
+    let findings = all_findings(&opened);
+    assert_eq!(losses(&findings), [(Outcome::UndecodableBatch, 1, 1)]);
+    assert!(append_synced(&opened.log, 2..4));
+    assert_eq!(read(&opened.log, Offset::ZERO).offsets, [0, 2, 3]);
+}
+
+#[test]
+fn remains_of_a_cut_tail_do_not_take_the_place_of_a_corrupt_record() {
+    let fs = log_of(60);
+    fs.tamper(&segment_path(0), |content| {
+        let first = batch_position(content, 0);
+        let bytes = batch_position(content, 1) - first;
+        let stale = content[first..first + bytes].to_vec();
+        for record in 0..10 {
+            let at = batch_position(content, record);
+            content[at + 24] = 9;
+            seal(content, at);
+        }
+        let last = batch_position(content, 9);
+        let length = u32::from_le_bytes(content[last + 8..last + 12].try_into().expect("4"));
+        let end = (last + batch::HEADER_BYTES + length as usize).next_multiple_of(8);
+        content[end..end + bytes].copy_from_slice(&stale);
+        content[first + 85] ^= 1;
+    });
+    assert_eq!(bases(&fs)[1], 10, "the segment is sealed");
+    let opened = open(&fs);
+    let content = read(&opened.log, Offset::ZERO);
+    assert_eq!(content.offsets, (1..60).collect::<Vec<_>>());
+    assert_eq!(
+        losses(&all_findings(&opened)),
+        [(Outcome::CorruptBatch, 0, 0)]
+    );
+}
+
+#[test]
+fn a_batch_that_reaches_into_the_next_segment_counts_up_to_there() {
+    let fs = log_of(60);
+    assert_eq!(bases(&fs)[1], 10);
+    fs.tamper(&segment_path(0), |content| {
+        let at = batch_position(content, 9);
+        content[at + 28] = 3;
+        seal(content, at);
+    });
+    let opened = open(&fs);
+    assert_holds(&opened.log, 0, 60);
+    let told = told_by_reading(&opened.log);
+    let outcomes: Vec<_> = told.iter().map(|finding| finding.outcome).collect();
+    assert_eq!(outcomes, [Outcome::OverlappingSegments]);
 }

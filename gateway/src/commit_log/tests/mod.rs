@@ -4,7 +4,10 @@
 //! - `sim_fs`: the disk
 //! - `basics`: append, sync, read, commit, retire
 //! - `crashes`: a power cut, a kill or an error at every single call
+//! - `surgery`: a closed log's files, changed by hand
 //! - `damage`: what recovery must tell apart
+//! - `formats`: batches in another format than ours
+//! - `quarantine`: damaged files against the budget
 //! - `budgets`: disk use, drops and age
 //! - `wear`: loss window, compression, bytes written
 //! - `model`: random operations against a simple model
@@ -14,8 +17,11 @@ mod basics;
 mod budgets;
 mod crashes;
 mod damage;
+mod formats;
 mod model;
 mod offline;
+mod quarantine;
 mod sim_fs;
 mod support;
+mod surgery;
 mod wear;
