@@ -135,6 +135,23 @@ fn an_empty_log_uses_at_most_two_segments_and_keeps_its_offsets_and_state() {
 }
 
 #[test]
+fn a_segment_that_was_delivered_does_not_come_back_in_a_power_cut() {
+    for seed in 0..8 {
+        let fs = SimFs::default();
+        let opened = open(&fs);
+        assert!(append_synced(&opened.log, 0..40));
+        let segments = opened.log.stats().segments;
+        assert!(segments > 2);
+        opened.log.commit(Offset::new(40));
+        eventually("they are removed", || opened.log.stats().segments == 1);
+        opened.log.close();
+        let names = fs.names();
+        fs.power_cycle(seed);
+        assert_eq!(fs.names(), names, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_steady_stream_costs_one_sync_a_commit() {
     let fs = SimFs::default();
     let told = Told::default();

@@ -1,6 +1,6 @@
 //! What recovery and reading must tell apart (I4), and what they must refuse.
 
-use super::super::{Compression, Options, Outcome, SEGMENT_BYTES_MIN, batch, slots};
+use super::super::{Outcome, SEGMENT_BYTES_MIN, batch, slots};
 use super::sim_fs::SimFs;
 use super::support::*;
 use super::surgery::*;
@@ -201,14 +201,19 @@ fn foreign_files_are_left_alone_and_named() {
 }
 
 #[test]
-fn an_io_error_while_opening_is_no_corruption() {
+fn an_io_error_while_opening_is_no_corruption_and_is_told() {
     let fs = log_of(20);
     let before = fs.calls();
     drop(open(&fs));
     let calls = fs.calls() - before;
     for call in 0..calls {
         fs.fail_in(call, std::io::ErrorKind::Other);
-        drop(try_open(&fs));
+        let failing = fs.calls() + call;
+        if let Ok(opened) = try_open(&fs) {
+            opened.log.close();
+            let told = opened.log.failure().is_some();
+            assert!(told || fs.calls() <= failing, "call {call} was passed over");
+        }
         fs.process_restart();
         assert_holds(&open(&fs).log, 0, 20);
     }
@@ -457,130 +462,4 @@ fn a_lying_disk_that_lost_a_confirmed_write_costs_that_batch_only() {
     let lost = (Outcome::CorruptBatch, newest, newest);
     assert_eq!(losses(&all_findings(&opened)), [lost]);
     assert_eq!(opened.log.progress().synced, Offset::new(40));
-}
-
-/// A log of 60 records in Zstandard, one batch each.
-fn packed_log() -> (SimFs, Options) {
-    let fs = SimFs::default();
-    let options = Options {
-        compression: Compression::Zstd,
-        ..options()
-    };
-    let (opened, _) = open_sim(&fs, options.clone());
-    for number in 0..60 {
-        assert!(append_synced(&opened.log, number..number + 1));
-    }
-    (fs, options)
-}
-
-#[test]
-fn a_batch_that_cannot_be_unpacked_is_a_hole_in_any_segment_and_named() {
-    let (fs, options) = packed_log();
-    let all = bases(&fs);
-    let newest = *all.last().expect("segments");
-    assert!(newest > 4);
-    for record in [3, newest + 1] {
-        let base = *all.iter().rfind(|&&base| base <= record).expect("segment");
-        let whole = fs.content(&segment_path(base));
-        fs.tamper(&segment_path(base), |content| {
-            let at = batch_position(content, record);
-            assert_ne!(content[at + 14], 0, "packed");
-            content[at + 80..at + 84].fill(0);
-            seal(content, at);
-        });
-        let (opened, _) = open_sim(&fs, options.clone());
-        let content = read(&opened.log, Offset::ZERO);
-        assert_eq!(content.offsets.len(), 59);
-        assert_eq!(content.holes.len(), 1, "{:?}", content.holes);
-        assert_eq!(content.holes[0].reason, "corrupt");
-        let findings = all_findings(&opened);
-        let expected = (Outcome::UndecodableBatch, record, record);
-        assert_eq!(losses(&findings), [expected]);
-        drop(opened);
-        fs.put(&segment_path(base), whole);
-    }
-}
-
-#[test]
-fn of_a_batch_whose_entries_cannot_all_be_read_the_first_are_and_the_others_are_a_hole() {
-    let fs = SimFs::default();
-    let large = Options {
-        segment_bytes: 4 * SEGMENT_BYTES_MIN,
-        ..options()
-    };
-    let patient = Options {
-        commit_interval: PATIENCE,
-        ..large.clone()
-    };
-    let (opened, _) = open_sim(&fs, patient);
-    for number in 0..2 {
-        assert!(append(&opened.log, number));
-    }
-    drop(opened);
-    fs.tamper(&segment_path(0), |content| {
-        let at = batch_position(content, 0);
-        assert_eq!(content[at + 28], 2, "one batch");
-        // A length that leads nowhere, in place of that of the second entry.
-        let second = at + batch::HEADER_BYTES + 1 + usize::from(content[at + batch::HEADER_BYTES]);
-        content[second] |= 0x80;
-        content[second + 1] = 0x7f;
-        seal(content, at);
-    });
-    let (opened, _) = open_sim(&fs, large);
-    let content = read(&opened.log, Offset::ZERO);
-    assert_eq!(content.offsets, [0]);
-    let holes: Vec<_> = content
-        .holes
-        .iter()
-        .map(|hole| (hole.first, hole.last))
-        .collect();
-    assert_eq!(holes, [(Offset::new(1), Offset::new(1))]);
-    let findings = all_findings(&opened);
-    assert_eq!(losses(&findings), [(Outcome::UndecodableBatch, 1, 1)]);
-    assert!(append_synced(&opened.log, 2..4));
-    assert_eq!(read(&opened.log, Offset::ZERO).offsets, [0, 2, 3]);
-}
-
-#[test]
-fn remains_of_a_cut_tail_do_not_take_the_place_of_a_corrupt_record() {
-    let fs = log_of(60);
-    fs.tamper(&segment_path(0), |content| {
-        let first = batch_position(content, 0);
-        let bytes = batch_position(content, 1) - first;
-        let stale = content[first..first + bytes].to_vec();
-        for record in 0..10 {
-            let at = batch_position(content, record);
-            content[at + 24] = 9;
-            seal(content, at);
-        }
-        let last = batch_position(content, 9);
-        let length = u32::from_le_bytes(content[last + 8..last + 12].try_into().expect("4"));
-        let end = (last + batch::HEADER_BYTES + length as usize).next_multiple_of(8);
-        content[end..end + bytes].copy_from_slice(&stale);
-        content[first + 85] ^= 1;
-    });
-    assert_eq!(bases(&fs)[1], 10, "the segment is sealed");
-    let opened = open(&fs);
-    let content = read(&opened.log, Offset::ZERO);
-    assert_eq!(content.offsets, (1..60).collect::<Vec<_>>());
-    assert_eq!(
-        losses(&all_findings(&opened)),
-        [(Outcome::CorruptBatch, 0, 0)]
-    );
-}
-
-#[test]
-fn a_batch_that_reaches_into_the_next_segment_counts_up_to_there() {
-    let fs = log_of(60);
-    assert_eq!(bases(&fs)[1], 10);
-    fs.tamper(&segment_path(0), |content| {
-        let at = batch_position(content, 9);
-        content[at + 28] = 3;
-        seal(content, at);
-    });
-    let opened = open(&fs);
-    assert_holds(&opened.log, 0, 60);
-    let told = told_by_reading(&opened.log);
-    let outcomes: Vec<_> = told.iter().map(|finding| finding.outcome).collect();
-    assert_eq!(outcomes, [Outcome::OverlappingSegments]);
 }

@@ -6,6 +6,7 @@
 //! - `crashes`: a power cut, a kill or an error at every single call
 //! - `surgery`: a closed log's files, changed by hand
 //! - `damage`: what recovery must tell apart
+//! - `reading`: what a reader must tell apart
 //! - `formats`: batches in another format than ours
 //! - `quarantine`: damaged files against the budget
 //! - `budgets`: disk use, drops and age
@@ -21,6 +22,7 @@ mod formats;
 mod model;
 mod offline;
 mod quarantine;
+mod reading;
 mod sim_fs;
 mod support;
 mod surgery;
