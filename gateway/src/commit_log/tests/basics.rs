@@ -143,8 +143,9 @@ fn delivered_segments_that_come_back_in_a_power_cut_are_removed_again() {
         assert!(append_synced(&opened.log, 0..40));
         opened.log.commit(Offset::new(40));
         eventually("they go", || opened.log.stats().segments == 1);
-        drop(opened);
         let names = fs.names().len();
+        fs.power_off_in(0);
+        drop(opened);
         fs.power_cycle(seed);
         came_back += fs.names().len() - names;
         let opened = open(&fs);
