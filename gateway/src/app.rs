@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start   log and dead letters opened and locked → device registry, not waited for → HTTP
-//!         → forwarder thread → sources
+//!         → forwarder thread → sources → supervisor
 //! drain   sources stop, wait for the commit of what they took, acknowledge
 //!         → forwarder delivers for `shutdown_grace` → logs closed → device registry closed
 //! ```
@@ -14,14 +14,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -40,11 +39,14 @@ use crate::forwarder::{self, ForwarderContext, ForwarderError};
 use crate::http::{self, Status};
 use crate::ingest::Ingest;
 use crate::metrics::{Metrics, SourceReason};
+use crate::pulse::Pulse;
 use crate::record::Offset;
 use crate::registry::Registry;
+use crate::signals::{Ended, Signals};
 use crate::source::modbus::Bus;
 use crate::source::{self, SourceContext, SourceError};
 use crate::state::GatewayState;
+use crate::supervisor::{Notifier, Pipeline, Readiness, Supervisor};
 
 /// Why the gateway ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -135,11 +137,16 @@ impl Observer for LogObserver {
     }
 }
 
-/// Runs the gateway until SIGTERM or SIGINT, then drains it.
+/// How long a drain may take beside `shutdown_grace`: the last commits, and the registry.
+const CLOSING: Duration = Duration::from_secs(60);
+
+/// Runs the gateway until a signal ends it, then drains it. `file` is where its configuration is
+/// from.
 ///
 /// # Errors
 /// [`AppError`]
-pub fn run(config: Config) -> Result<(), AppError> {
+pub fn run(config: Config, file: &Path) -> Result<Ended, AppError> {
+    let notifier = Arc::new(Notifier::from_environment().map_err(AppError::Start)?);
     let gateway = Gateway::open(config)?;
     // Two workers: one may be busy with a burst of MQTT while the other answers a scrape.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -147,7 +154,7 @@ pub fn run(config: Config) -> Result<(), AppError> {
         .enable_all()
         .build()
         .map_err(AppError::Start)?;
-    let ended = runtime.block_on(gateway.run());
+    let ended = runtime.block_on(gateway.run(file, notifier));
     runtime.shutdown_background();
     ended
 }
@@ -219,19 +226,48 @@ impl Gateway {
         })
     }
 
-    async fn run(self) -> Result<(), AppError> {
-        let stop_sources = CancellationToken::new();
-        let stop_http = CancellationToken::new();
-        let stop_forwarder = Arc::new(AtomicBool::new(false));
-        let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Start)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Start)?;
+    async fn run(self, file: &Path, notifier: Arc<Notifier>) -> Result<Ended, AppError> {
+        let mut signals = Signals::listen().map_err(AppError::Start)?;
+        let mut running = self.start(&notifier).await?;
+        let mut progress = self.progress.clone();
+        let ended = tokio::select! {
+            ended = signals.next(file) => Ok(ended),
+            Some(ended) = running.sources.join_next() => {
+                source_ended(ended).map(|()| Ended::Stopped)
+            }
+            // The forwarder's result is taken from its thread below.
+            _ = &mut running.forwarder_ended => Ok(Ended::Stopped),
+            () = failed(&mut progress) => Err(AppError::Log(self.log.failure())),
+        };
+        match &ended {
+            Ok(Ended::Reload) => notifier.reloading(),
+            Ok(Ended::Stopped) | Err(_) => {
+                notifier.stopping(self.config.gateway.shutdown_grace + CLOSING);
+            }
+        }
+        tracing::info!("draining");
+        self.drain(running, ended).await
+    }
+
+    async fn start(&self, notifier: &Arc<Notifier>) -> Result<Running, AppError> {
         let address = self.config.http.listen;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| AppError::Listen { address, source })?;
-        let (forwarder, mut forwarder_ended) = self.spawn_forwarder(&stop_forwarder)?;
+        let stop_sources = CancellationToken::new();
+        let stop_http = CancellationToken::new();
+        let stop_forwarder = Arc::new(AtomicBool::new(false));
+        let pulse = Pulse::default();
+        let (forwarder, forwarder_ended) = self.spawn_forwarder(&stop_forwarder, &pulse)?;
         let mut sources = JoinSet::new();
         let ready = self.spawn_sources(&mut sources, &stop_sources);
+        let pipeline = Pipeline {
+            log: self.log.clone(),
+            forwarder: pulse,
+            readiness: ready.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let (supervisor, stalled) = Supervisor::new(pipeline, Arc::clone(notifier));
         let status = Arc::new(Status {
             gateway_id: self.config.gateway.id.clone(),
             log: self.log.clone(),
@@ -239,26 +275,34 @@ impl Gateway {
             metrics: Arc::clone(&self.metrics),
             devices: self.devices.view(),
             ready,
+            stalled,
             started: Instant::now(),
         });
         tokio::spawn(http::serve(listener, status, stop_http.clone()));
+        tokio::spawn(supervisor.run());
         tracing::info!(gateway = self.config.gateway.id, %address, "running");
-        let mut progress = self.progress.clone();
-        let ended = tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
-            Some(ended) = sources.join_next() => source_ended(ended),
-            // The forwarder's result is taken from its thread below.
-            _ = &mut forwarder_ended => Ok(()),
-            () = failed(&mut progress) => Err(AppError::Log(self.log.failure())),
-        };
-        tracing::info!("draining");
-        stop_sources.cancel();
+        Ok(Running {
+            sources,
+            stop_sources,
+            forwarder,
+            forwarder_ended,
+            stop_forwarder,
+            stop_http,
+        })
+    }
+
+    async fn drain(
+        self,
+        mut running: Running,
+        ended: Result<Ended, AppError>,
+    ) -> Result<Ended, AppError> {
+        running.stop_sources.cancel();
         let mut outcome = ended;
-        while let Some(ended) = sources.join_next().await {
-            outcome = outcome.and(source_ended(ended));
+        while let Some(ended) = running.sources.join_next().await {
+            outcome = outcome.and_then(|how| source_ended(ended).map(|()| how));
         }
-        stop_forwarder.store(true, Ordering::Relaxed);
+        running.stop_forwarder.store(true, Ordering::Relaxed);
+        let forwarder = running.forwarder;
         let joined = tokio::task::spawn_blocking(move || forwarder.join());
         let forwarded = match joined.await {
             Ok(Ok(result)) => result.map_err(AppError::from),
@@ -274,22 +318,29 @@ impl Gateway {
         closed
             .await
             .map_err(|_| AppError::Panicked("closing the log"))?;
-        stop_http.cancel();
+        running.stop_http.cancel();
         let stats = self.log.stats();
         tracing::info!(undelivered = stats.undelivered, "stopped");
         if self.log.failure().is_some() {
             return Err(AppError::Log(self.log.failure()));
         }
-        outcome.and(forwarded)
+        let ended = outcome?;
+        forwarded?;
+        Ok(ended)
     }
 
-    fn spawn_forwarder(&self, stop: &Arc<AtomicBool>) -> Result<ForwarderThread, AppError> {
+    fn spawn_forwarder(
+        &self,
+        stop: &Arc<AtomicBool>,
+        pulse: &Pulse,
+    ) -> Result<ForwarderThread, AppError> {
         let context = ForwarderContext {
             log: self.log.clone(),
             dead_letters: self.dead_letters.clone(),
             metrics: Arc::clone(&self.metrics),
             boots: self.state.boots().clone(),
             stop: Arc::clone(stop),
+            pulse: pulse.clone(),
             // No source has begun yet.
             received_here_from: self.log.progress().synced,
         };
@@ -309,7 +360,7 @@ impl Gateway {
         &self,
         tasks: &mut JoinSet<Result<(), SourceError>>,
         stop: &CancellationToken,
-    ) -> Vec<(String, watch::Receiver<bool>)> {
+    ) -> Readiness {
         let mut readiness = Vec::new();
         let buses: HashMap<String, Arc<Bus>> = self
             .config
@@ -347,6 +398,16 @@ impl Gateway {
         }
         readiness
     }
+}
+
+/// What a drain has to end.
+struct Running {
+    sources: JoinSet<Result<(), SourceError>>,
+    stop_sources: CancellationToken,
+    forwarder: JoinHandle<Result<(), ForwarderError>>,
+    forwarder_ended: tokio::sync::oneshot::Receiver<()>,
+    stop_forwarder: Arc<AtomicBool>,
+    stop_http: CancellationToken,
 }
 
 type ForwarderThread = (

@@ -9,12 +9,14 @@ mod sniff;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Bus, BusKind, Config, ConfigError, SourceKind};
+use crate::signals::Ended;
 use crate::{app, logging, probe};
 
 /// Something failed that has no code of its own.
@@ -25,6 +27,10 @@ pub const EXIT_USAGE: u8 = 64;
 pub const EXIT_STORAGE: u8 = 74;
 /// The configuration has mistakes (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
+
+/// The running program, even where another has taken its place on disk: that one's readiness for
+/// this configuration was not checked.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 const CONFIG_DEFAULT: &str = "/etc/edge-gateway/gateway.toml";
 
@@ -41,7 +47,7 @@ const EXIT_CODES: &str =
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the gateway until SIGTERM or SIGINT
+    /// Run the gateway until SIGTERM or SIGINT; SIGHUP begins anew with the file as it is then
     Run {
         #[command(flatten)]
         file: File,
@@ -86,7 +92,7 @@ fn usage(error: &clap::Error) -> u8 {
 
 fn perform(command: Command) -> u8 {
     match command {
-        Command::Run { file } => with_config(&file.config, run),
+        Command::Run { file } => with_config(&file.config, |config| run(config, &file.config)),
         Command::Check { file, connect } => {
             with_config(&file.config, |config| check(&config, &file.config, connect))
         }
@@ -107,18 +113,31 @@ fn refuse(error: &ConfigError) -> u8 {
     EXIT_CONFIG
 }
 
-fn run(config: Config) -> u8 {
+fn run(config: Config, path: &Path) -> u8 {
     if let Err(error) = logging::start(&config.log) {
         complain(&chain(&error));
         return EXIT_FAILURE;
     }
-    match app::run(config) {
-        Ok(()) => 0,
+    match app::run(config, path) {
+        Ok(Ended::Stopped) => 0,
+        Ok(Ended::Reload) => begin_anew(),
         Err(error) => {
             tracing::error!("{}", chain(&error));
             error.exit_code()
         }
     }
+}
+
+/// Becomes a new gateway: the same process, program and arguments. Comes back only if that fails.
+fn begin_anew() -> u8 {
+    let mut arguments = std::env::args_os();
+    let mut command = std::process::Command::new(OWN_PROGRAM);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    let error = command.args(arguments).exec();
+    tracing::error!(%error, "cannot begin anew");
+    EXIT_FAILURE
 }
 
 fn check(config: &Config, path: &Path, connect: bool) -> u8 {

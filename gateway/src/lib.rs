@@ -20,7 +20,7 @@
 //! - **G8** A corrupt or full disk needs no human at the board.
 //!
 //! # Map
-//! [`app`] starts and drains everything · [`config`], [`cli`], [`logging`], [`probe`], [`sniff`] ·
+//! [`app`] starts and drains everything · [`signals`], [`supervisor`], [`pulse`] · [`config`], [`cli`], [`logging`], [`probe`], [`sniff`] ·
 //! [`record`], [`clock`], [`state`], [`registry`] · [`source`], [`framing`] · [`ingest`] · [`commit_log`] · [`dead_letters`] ·
 //! [`forwarder`] · [`kafka`] · [`http`], [`metrics`]
 
@@ -38,8 +38,11 @@ pub mod kafka;
 pub mod logging;
 pub mod metrics;
 pub mod probe;
+pub mod pulse;
 pub mod record;
 pub mod registry;
+pub mod signals;
 pub mod sniff;
 pub mod source;
 pub mod state;
+pub mod supervisor;

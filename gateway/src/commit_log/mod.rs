@@ -307,6 +307,7 @@ impl CommitLog {
                 .synced
                 .since(inner.committed)
                 .saturating_sub(inner.drops.records_from(inner.committed)),
+            unsynced: inner.next.since(inner.progress.synced),
             committed: inner.committed,
             progress: inner.progress,
             disk_bytes: inner.disk_bytes,
@@ -335,6 +336,8 @@ pub struct Stats {
     /// Synced and not yet delivered records. Dropped ones are not among them; those lost in other
     /// holes are, until they are read.
     pub undelivered: u64,
+    /// Records appended and not yet synced.
+    pub unsynced: u64,
     /// See [`CommitLog::committed`].
     pub committed: Offset,
     /// See [`CommitLog::progress`].

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::ForwarderError;
 use crate::commit_log::ReadError;
+use crate::pulse::Pulse;
 
 /// Waits between attempts to go on after trouble that must pass by itself.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -15,24 +16,28 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const READ_ATTEMPTS: u32 = 5;
 const READ_RETRY_WAIT: Duration = Duration::from_millis(200);
 
-/// When to stop: asked for by the flag, over once the grace period has passed.
+/// When to stop: asked for by the flag, over once the grace period has passed. Every wait of the
+/// forwarder asks it, so asking is also the forwarder's sign of life.
 #[derive(Debug)]
 pub(super) struct Stop {
     flag: Arc<AtomicBool>,
+    pulse: Pulse,
     grace: Duration,
     deadline: Option<Instant>,
 }
 
 impl Stop {
-    pub(super) fn new(flag: Arc<AtomicBool>, grace: Duration) -> Self {
+    pub(super) fn new(flag: Arc<AtomicBool>, pulse: Pulse, grace: Duration) -> Self {
         Self {
             flag,
+            pulse,
             grace,
             deadline: None,
         }
     }
 
     pub(super) fn requested(&self) -> bool {
+        self.pulse.beat();
         self.flag.load(Ordering::Relaxed)
     }
 

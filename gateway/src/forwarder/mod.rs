@@ -55,6 +55,7 @@ use crate::config::{Config, Delivery};
 use crate::dead_letters::DeadLetters;
 use crate::kafka::{Class, Mode, Producer, class};
 use crate::metrics::Metrics;
+use crate::pulse::Pulse;
 use crate::record::Offset;
 use aside::Reason;
 use backoff::{Backoff, Stop};
@@ -76,6 +77,8 @@ pub struct ForwarderContext {
     pub boots: Boots,
     /// Set when the gateway drains: deliver what is synced for `shutdown_grace`, then end.
     pub stop: Arc<AtomicBool>,
+    /// Beats while the forwarder gets round its loops.
+    pub pulse: Pulse,
     /// Where the log ended when it was opened: records from here on were received in this run.
     pub received_here_from: Offset,
 }
@@ -111,8 +114,9 @@ pub enum ForwarderError {
     Read(#[source] crate::commit_log::ReadError),
 }
 
-/// Longest wait for new records where nothing is in flight: how soon a stop is seen.
-const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// Longest wait for new records where nothing is in flight: how soon a stop is seen. An idle board
+/// is woken as often.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs the forwarder on the calling thread until `stop` is set and everything synced is
 /// delivered or the grace period is over.
@@ -189,11 +193,12 @@ impl<'c> Forwarder<'c> {
             metrics,
             boots,
             stop,
+            pulse,
             received_here_from,
         } = context;
         let producer = Producer::new(config, Mode::Streaming, Arc::clone(&metrics))
             .map_err(ForwarderError::Producer)?;
-        let stop = Stop::new(stop, grace);
+        let stop = Stop::new(stop, pulse, grace);
         let lane = Lane::new(log.clone(), Arc::clone(&metrics), stop, producer);
         let reader = Reader::new(log.clone(), Arc::clone(&metrics));
         let sender = Sender {

@@ -1,6 +1,7 @@
 //! Health, readiness, metrics and status over HTTP (DESIGN §9).
 //!
-//! - `/health`: 200 while the pipeline can make progress, else 503; JSON says what is wrong.
+//! - `/health`: 200 while the pipeline makes progress, or would have to, else 503; JSON says what
+//!   is wrong.
 //! - `/ready`: 200 once every source has connected once.
 //! - `/metrics`: Prometheus text, `/api/status`: JSON, with the devices seen last:
 //!   `?devices=N` for N of them (100 by default, 1,000 at most), `&skip=N` for those behind.
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commit_log::{CommitLog, Condition};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::registry::RegistryView;
+use crate::supervisor::{Readiness, Stalled};
 
 /// Devices a status shows where it is not told how many, and at most.
 const DEVICES_SHOWN: usize = 100;
@@ -43,7 +45,9 @@ pub struct Status {
     /// The devices seen.
     pub devices: RegistryView,
     /// Whether each source has been connected once, by name.
-    pub ready: Vec<(String, watch::Receiver<bool>)>,
+    pub ready: Readiness,
+    /// What stands still, if anything does.
+    pub stalled: watch::Receiver<Option<Stalled>>,
     /// When the gateway was started.
     pub started: Instant,
 }
@@ -70,8 +74,12 @@ pub async fn serve(
 }
 
 async fn health(State(status): State<Arc<Status>>) -> Response {
+    let stalled = *status.stalled.borrow();
     let (healthy, reason) = match status.log.progress().condition {
-        Condition::Running => (true, "running"),
+        Condition::Running => match stalled {
+            None => (true, "running"),
+            Some(stalled) => (false, stalled.as_str()),
+        },
         Condition::Full => (false, "the buffer is full or the disk has no space"),
         Condition::Poisoned => (false, "the commit log failed"),
         Condition::Closed => (false, "the gateway is shutting down"),

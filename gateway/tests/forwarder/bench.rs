@@ -15,6 +15,7 @@ use edge_gateway::config::{self, Config};
 use edge_gateway::dead_letters::{DeadLetters, Envelope};
 use edge_gateway::forwarder::{self, ForwarderContext, ForwarderError};
 use edge_gateway::metrics::{Metrics, TopicLabel};
+use edge_gateway::pulse::Pulse;
 use edge_gateway::record::{NewRecord, Offset, Origin, PayloadKind, SourceName};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -134,6 +135,7 @@ impl Bench {
             metrics: Arc::clone(&self.metrics),
             boots: Boots::default(),
             stop: Arc::clone(&stop),
+            pulse: Pulse::default(),
             received_here_from: self.log.progress().synced,
         };
         let config = self.config.clone();

@@ -115,6 +115,7 @@ impl<'c> Sender<'c> {
             metrics,
             boots,
             stop,
+            pulse,
             received_here_from,
         } = context;
         let log_identity = log.identity();
@@ -122,7 +123,7 @@ impl<'c> Sender<'c> {
             config,
             transactions,
             dead_letters,
-            stop: Stop::new(stop, grace),
+            stop: Stop::new(stop, pulse, grace),
             backoff: Backoff::new(),
             received_here_from,
             encoder: Encoder::new(config, &log_identity, boots),
