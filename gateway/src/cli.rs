@@ -4,6 +4,7 @@
 //! printed once, here, with the chain of its causes.
 
 mod buffer;
+mod documents;
 mod sniff;
 
 use std::error::Error;
@@ -28,8 +29,7 @@ pub const EXIT_STORAGE: u8 = 74;
 /// The configuration has mistakes (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
 
-/// The running program, even where another has taken its place on disk: that one's readiness for
-/// this configuration was not checked.
+/// The running program where another has taken its place on disk, or none has.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
 const CONFIG_DEFAULT: &str = "/etc/edge-gateway/gateway.toml";
@@ -65,6 +65,11 @@ enum Command {
     Buffer(buffer::Buffer),
     /// Show what comes over a serial line, frame by frame
     Sniff(sniff::Sniff),
+    /// Print what a shell needs to complete this command line
+    Completions(documents::Completions),
+    /// Write the man pages
+    #[command(hide = true)]
+    Man(documents::Man),
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,6 +103,8 @@ fn perform(command: Command) -> u8 {
         }
         Command::Buffer(command) => buffer::perform(&command),
         Command::Sniff(arguments) => sniff::perform(&arguments),
+        Command::Completions(arguments) => documents::complete(&arguments),
+        Command::Man(arguments) => documents::man(&arguments),
     }
 }
 
@@ -131,7 +138,10 @@ fn run(config: Config, path: &Path) -> u8 {
 /// Becomes a new gateway: the same process, program and arguments. Comes back only if that fails.
 fn begin_anew() -> u8 {
     let mut arguments = std::env::args_os();
-    let mut command = std::process::Command::new(OWN_PROGRAM);
+    // By its path, since that is the name which the process then has.
+    let program = std::env::current_exe().ok().filter(|path| path.is_file());
+    let program = program.unwrap_or_else(|| OWN_PROGRAM.into());
+    let mut command = std::process::Command::new(program);
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }

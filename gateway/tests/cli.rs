@@ -46,6 +46,23 @@ fn help_and_version_are_answers_on_standard_output() {
 }
 
 #[test]
+fn completions_of_every_shell_and_a_man_page_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = gateway(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        let script = stdout(&output);
+        assert!(script.contains("check") && script.contains("connect"));
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let output = gateway(&["man", &dir.path().display().to_string()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let page = |name| fs::read_to_string(dir.path().join(name)).expect("a page");
+    assert!(page("edge-gateway.1").contains("Exit codes"));
+    assert!(page("edge-gateway-check.1").contains("connect"));
+    assert!(!dir.path().join("edge-gateway-man.1").exists());
+}
+
+#[test]
 fn a_command_line_that_makes_no_sense_ends_with_64() {
     for arguments in [
         &[][..],
