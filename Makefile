@@ -13,7 +13,11 @@
 #         BENCH=link all but the link.
 # fuzz    every fuzz target for 20 s, or FUZZ_SECONDS; needs g++
 
-.PHONY: setup build firmware test test-long lint demo bench fuzz
+# deb     the Debian package, in dist/: for this machine's architecture, and for arm64 where `make cross`
+#         has left a program
+# test-deb  that package installed, fed, upgraded and removed on a Debian system under systemd, as root
+
+.PHONY: setup build firmware test test-long lint demo bench fuzz deb test-deb
 
 setup:
 	./tests/setup.sh
@@ -44,6 +48,16 @@ lint:
 demo: setup
 	cargo build --release --workspace --bins
 	target/release/demo --kafka $(or $(KAFKA),embedded)
+
+deb:
+	tests/setup.sh debhelper dpkg-dev git
+	config/debian/build.sh
+
+test-deb: setup deb
+	tests/setup.sh debootstrap systemd-container
+	cargo build -p sensor-sim -p system-tests --bins
+	EDGE_GATEWAY_PACKAGED=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/dist/edge-gateway \
+	  cargo test -p system-tests --test package -- --ignored --nocapture
 
 bench:
 	cargo build --release -p edge-gateway -p system-tests --bins

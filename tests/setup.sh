@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building and testing need on Debian 12: packages that are missing, then Apache Kafka.
-# Quick and without network when everything is there.
+# Quick and without network when everything is there. With arguments: these packages alone.
 #
 # Debian's mosquitto package starts a system service on port 1883 where systemd runs. The tests do not
 # use it: they start brokers of their own, on free ports.
@@ -27,6 +27,7 @@ packages=(
   gcc-arm-none-eabi
   qemu-system-arm
 )
+if (($#)); then packages=("$@"); fi
 
 missing=()
 for package in "${packages[@]}"; do
@@ -49,6 +50,8 @@ if ((${#missing[@]})); then
   "${as_root[@]}" apt-get update -qq
   "${as_root[@]}" apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends "${missing[@]}"
 fi
+
+if (($#)); then exit; fi
 
 command -v cargo >/dev/null || {
   echo "no cargo on the PATH: install a Rust toolchain (rustup.rs) of the version in Cargo.toml" >&2
