@@ -38,6 +38,7 @@ pub mod fault_disk;
 pub mod frame;
 pub mod gateway;
 pub mod kafka;
+pub mod machine;
 pub mod mock_kafka;
 pub mod modbus;
 pub mod mosquitto;
