@@ -1,7 +1,7 @@
 //! Start, run and drain: the one place that spawns tasks and threads.
 //!
 //! ```text
-//! start   log and dead letters opened and locked → device registry, not waited for → HTTP
+//! start   log, dead letters, parked topics opened and locked → device registry, not waited for → HTTP
 //!         → forwarder thread → sources → supervisor
 //! drain   sources stop, wait for the commit of what they took, acknowledge
 //!         → forwarder delivers for `shutdown_grace` → logs closed → device registry closed
@@ -34,6 +34,7 @@ use crate::commit_log::{
 };
 use crate::config::{Config, Source, SourceKind, WhenFull};
 use crate::dead_letters::DeadLetters;
+use crate::forwarder::parking::Parking;
 use crate::forwarder::route::Router;
 use crate::forwarder::{self, ForwarderContext, ForwarderError};
 use crate::http::{self, Status};
@@ -93,7 +94,7 @@ impl AppError {
             ) => EXIT_STORAGE,
             // Two gateways share an id: nothing that a restart would mend.
             Self::Forwarder(ForwarderError::Rival { .. }) => EXIT_CONFIG,
-            Self::Forwarder(ForwarderError::Producer(_))
+            Self::Forwarder(ForwarderError::Producer(_) | ForwarderError::Thread(_))
             | Self::Panicked(_)
             | Self::Listen { .. }
             | Self::Start(_) => EXIT_FAILURE,
@@ -165,6 +166,7 @@ struct Gateway {
     state: GatewayState,
     progress: watch::Receiver<Progress>,
     dead_letters: DeadLetters,
+    parking: Parking,
     metrics: Arc<Metrics>,
     devices: Registry,
 }
@@ -213,6 +215,7 @@ impl Gateway {
         opening.0.send_replace(log.progress());
         let dead_letters = DeadLetters::open(&config.gateway.data_dir, &owner, &metrics)
             .map_err(AppError::Open)?;
+        let parking = Parking::open(&config, &owner, Arc::clone(&metrics));
         let progress = opening.1.clone();
         let devices = open_registry(&config, &metrics);
         Ok(Self {
@@ -221,6 +224,7 @@ impl Gateway {
             state,
             progress,
             dead_letters,
+            parking,
             metrics,
             devices,
         })
@@ -272,6 +276,7 @@ impl Gateway {
             gateway_id: self.config.gateway.id.clone(),
             log: self.log.clone(),
             bytes_max: self.config.buffer.bytes_max,
+            parking: self.parking.clone(),
             metrics: Arc::clone(&self.metrics),
             devices: self.devices.view(),
             ready,
@@ -309,10 +314,11 @@ impl Gateway {
             Ok(Err(_)) | Err(_) => Err(AppError::Panicked("the forwarder")),
         };
         let (log, dead_letters) = (self.log.clone(), self.dead_letters.clone());
-        let mut devices = self.devices;
+        let (parking, mut devices) = (self.parking, self.devices);
         let closed = tokio::task::spawn_blocking(move || {
             log.close();
             dead_letters.close();
+            parking.close();
             devices.close();
         });
         closed
@@ -337,6 +343,7 @@ impl Gateway {
         let context = ForwarderContext {
             log: self.log.clone(),
             dead_letters: self.dead_letters.clone(),
+            parking: self.parking.clone(),
             metrics: Arc::clone(&self.metrics),
             boots: self.state.boots().clone(),
             stop: Arc::clone(stop),

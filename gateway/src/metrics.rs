@@ -201,6 +201,16 @@ pub struct Metrics {
     pub dropped: Family<SourceReason, Count>,
     /// Dead letters stored.
     pub dead_letters: Family<ReasonLabel, Count>,
+    /// Records parked, since their topic takes none.
+    pub records_parked: Family<TopicLabel, Count>,
+    /// Topics that are parked.
+    pub parking_topics: Level,
+    /// Parked records that wait.
+    pub parking_records: Level,
+    /// Disk space of the parking logs.
+    pub parking_bytes: Level,
+    /// 1 while a record that can't be parked holds the forwarder back.
+    pub parking_held: Level,
     /// What was found amiss with the log, by case.
     pub recoveries: Family<OutcomeLabel, Count>,
     /// Redeliveries recognised and not stored again.
@@ -295,6 +305,11 @@ impl Metrics {
             delivered: Family::default(),
             dropped: Family::default(),
             dead_letters: Family::default(),
+            records_parked: Family::default(),
+            parking_topics: Level::default(),
+            parking_records: Level::default(),
+            parking_bytes: Level::default(),
+            parking_held: Level::default(),
             recoveries: Family::default(),
             duplicates: Family::default(),
             frames_rejected: Family::default(),
@@ -372,9 +387,53 @@ impl Metrics {
             "From commit to delivery report",
             self.delivery_duration.clone(),
         );
+        self.register_parking();
+        let r = &mut self.registry;
         self.modbus.register(r);
         self.devices.register(r);
         self
+    }
+
+    fn register_parking(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "records_parked",
+            "Records parked because Kafka takes none for their topic",
+            self.records_parked.clone(),
+        );
+        let levels = [
+            (
+                "parking_topics",
+                "Topics whose records are parked",
+                &self.parking_topics,
+            ),
+            (
+                "parking_records",
+                "Parked records that wait",
+                &self.parking_records,
+            ),
+            (
+                "parking_bytes",
+                "Disk space of parked records",
+                &self.parking_bytes,
+            ),
+            (
+                "parking_held",
+                "1 while a record that cannot be parked holds up delivery",
+                &self.parking_held,
+            ),
+        ];
+        for (name, help, level) in levels {
+            r.register(name, help, level.clone());
+        }
+    }
+
+    /// Counts a record that was parked.
+    pub fn parked(&self, topic: &str) {
+        let topic = topic.to_owned();
+        self.records_parked
+            .get_or_create(&TopicLabel { topic })
+            .inc();
     }
 
     /// Counts what was found amiss with the log, and the records it cost, and tells the operator.

@@ -7,6 +7,8 @@ mod exactly_once;
 mod gateway_killed;
 mod kafka_away;
 mod mosquitto_restarted;
+mod parking;
+mod poison;
 mod power_cut;
 mod qos2_handshake;
 mod redelivery;

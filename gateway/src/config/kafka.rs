@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::properties;
 use super::tree::{Section, Value};
-use super::{Delivery, HeaderSet, Kafka, Transactions, ValueFormat};
+use super::{Delivery, HeaderSet, Kafka, TopicRefused, Transactions, ValueFormat};
 use crate::forwarder::DeviceTimeWindow;
 use crate::forwarder::route::{Template, is_topic_name};
 
@@ -45,6 +45,12 @@ pub(super) fn read(mut section: Section<'_>) -> Kafka {
     let topic_wait = section
         .get("topic_wait")
         .and_then(|value| value.duration(Duration::ZERO..=DAY));
+    let topic_refused = section.get("topic_refused").and_then(|value| {
+        value.choice(&[
+            ("park", TopicRefused::Park),
+            ("dead_letter", TopicRefused::DeadLetter),
+        ])
+    });
     let mut window = |key, otherwise| {
         let told = section.get(key);
         let told = told.and_then(|value| value.duration(Duration::ZERO..=100 * 365 * DAY));
@@ -67,6 +73,7 @@ pub(super) fn read(mut section: Section<'_>) -> Kafka {
         properties,
         device_time,
         topic_wait: topic_wait.unwrap_or(Duration::from_secs(30)),
+        topic_refused: topic_refused.unwrap_or(TopicRefused::Park),
         delivery,
     }
 }

@@ -230,6 +230,10 @@ fn buffer(mut section: Section<'_>) -> Buffer {
             ])
         })
         .unwrap_or_default();
+    let parking_bytes_max = section
+        .get("parking_bytes_max")
+        .and_then(|value| value.size(4 * MIB..=1 << 40))
+        .unwrap_or(bytes_max.min(64 * MIB));
     section.finish();
     Buffer {
         bytes_max,
@@ -238,6 +242,7 @@ fn buffer(mut section: Section<'_>) -> Buffer {
         when_full,
         age_max,
         compression,
+        parking_bytes_max,
     }
 }
 

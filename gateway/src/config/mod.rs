@@ -162,6 +162,8 @@ pub struct Buffer {
     pub age_max: Option<Duration>,
     /// How records are stored.
     pub compression: Compression,
+    /// Most disk space that records may use whose topic Kafka refuses.
+    pub parking_bytes_max: u64,
 }
 
 /// What a full buffer does.
@@ -197,8 +199,19 @@ pub struct Kafka {
     pub device_time: DeviceTimeWindow,
     /// How long an unknown topic is waited for.
     pub topic_wait: Duration,
+    /// What becomes of records whose topic Kafka refuses.
+    pub topic_refused: TopicRefused,
     /// What a crash may do to the newest records.
     pub delivery: Delivery,
+}
+
+/// `topic_refused`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicRefused {
+    /// They wait on disk until the topic takes them.
+    Park,
+    /// They do so for `topic_wait`, then they become dead letters.
+    DeadLetter,
 }
 
 /// `delivery`

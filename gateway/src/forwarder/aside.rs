@@ -42,6 +42,7 @@ pub(super) fn set_aside(
             );
             Ok(())
         }
+        Outgoing::Parked { log, item, .. } => set_aside(dead_letters, log, item, reason),
     }
 }
 

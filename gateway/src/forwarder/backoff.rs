@@ -24,6 +24,8 @@ pub(super) struct Stop {
     pulse: Pulse,
     grace: Duration,
     deadline: Option<Instant>,
+    /// When a turn of limited time is over.
+    turn_ends: Option<Instant>,
 }
 
 impl Stop {
@@ -33,7 +35,13 @@ impl Stop {
             pulse,
             grace,
             deadline: None,
+            turn_ends: None,
         }
+    }
+
+    /// Begins a turn: unless another begins, all is over after `turn`. `None`: for as long as it takes.
+    pub(super) fn begin_turn(&mut self, turn: Option<Duration>) {
+        self.turn_ends = turn.map(|turn| Instant::now() + turn);
     }
 
     pub(super) fn requested(&self) -> bool {
@@ -43,6 +51,9 @@ impl Stop {
 
     /// The grace period, which begins when this is first called after the request, is over.
     pub(super) fn is_over(&mut self) -> bool {
+        if self.turn_ends.is_some_and(|ends| Instant::now() >= ends) {
+            return true;
+        }
         if !self.requested() {
             return false;
         }

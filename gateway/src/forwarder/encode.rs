@@ -30,6 +30,17 @@ pub(super) enum Outgoing<'a> {
         /// Not the last one.
         more_follow: bool,
     },
+    /// What a parking log gives back.
+    Parked {
+        /// Its place in the parking log.
+        span: Span,
+        /// Identity of the log that `item` is of.
+        log: &'a str,
+        /// The topic that it waited for, whatever routes say now.
+        topic: &'a str,
+        /// The record, or the marker of a hole.
+        item: &'a Self,
+    },
 }
 
 impl<'a> Outgoing<'a> {
@@ -49,7 +60,15 @@ impl Outgoing<'_> {
     pub(super) fn is_note(&self) -> bool {
         match self {
             Self::Record(record) => record.kind == PayloadKind::Note,
-            Self::Hole { .. } => false,
+            Self::Hole { .. } | Self::Parked { .. } => false,
+        }
+    }
+
+    /// It comes from the main log.
+    pub(super) fn may_be_parked(&self) -> bool {
+        match self {
+            Self::Record(_) | Self::Hole { .. } => true,
+            Self::Parked { .. } => false,
         }
     }
 
@@ -63,6 +82,7 @@ impl Outgoing<'_> {
                 last: hole.last,
                 more_follow: *more_follow,
             },
+            Self::Parked { span, .. } => *span,
         }
     }
 }
@@ -95,6 +115,8 @@ pub(super) struct Encoder {
     headers: HeaderMaker,
     timeline: Timeline,
     device_time: DeviceTimeWindow,
+    /// Identity of the main log.
+    log_identity: String,
 }
 
 impl Encoder {
@@ -110,13 +132,13 @@ impl Encoder {
             headers: HeaderMaker::new(kafka.headers, &config.gateway.id, log_identity),
             timeline: Timeline::new(clock::boot_id(), boots),
             device_time: kafka.device_time,
+            log_identity: log_identity.to_owned(),
         }
     }
 
     /// Goes on with another identity of the log, which is part of each record's id.
-    pub(super) fn set_log_identity(&mut self, config: &Config, identity: &str) {
-        let set = config.kafka.headers;
-        self.headers = HeaderMaker::new(set, &config.gateway.id, identity);
+    pub(super) fn set_log_identity(&mut self, identity: &str) {
+        identity.clone_into(&mut self.log_identity);
     }
 
     /// The message of a record or a hole.
@@ -127,7 +149,22 @@ impl Encoder {
         &'a mut self,
         outgoing: &Outgoing<'a>,
     ) -> Result<Encoded<'a>, Undeliverable> {
+        if let Outgoing::Parked {
+            log, topic, item, ..
+        } = outgoing
+        {
+            self.headers.use_log(log);
+            let mut encoded = self.plain(item)?;
+            encoded.message.topic = topic;
+            return Ok(encoded);
+        }
+        self.headers.use_log(&self.log_identity);
+        self.plain(outgoing)
+    }
+
+    fn plain<'a>(&'a mut self, outgoing: &Outgoing<'a>) -> Result<Encoded<'a>, Undeliverable> {
         match outgoing {
+            Outgoing::Parked { item, .. } => self.plain(item),
             Outgoing::Hole { hole, loss, .. } => {
                 let now_ms = Some(clock::wall_ms()).filter(|now_ms| clock::is_plausible(*now_ms));
                 Ok(self.gap(&Gap::of_hole(hole, *loss), now_ms))

@@ -24,6 +24,8 @@ const ATTRIBUTES: usize = 7;
 #[derive(Debug)]
 pub(super) struct HeaderMaker {
     set: HeaderSet,
+    gateway_id: String,
+    log_identity: String,
     /// `<gateway id>:<log identity>:`, then what is the record's own.
     id: Prefixed,
     /// `/edge-gateway/<gateway id>`, then the source.
@@ -41,9 +43,19 @@ impl HeaderMaker {
     pub(super) fn new(set: HeaderSet, gateway_id: &str, log_identity: &str) -> Self {
         Self {
             set,
+            gateway_id: gateway_id.to_owned(),
+            log_identity: log_identity.to_owned(),
             id: Prefixed::new(format!("{gateway_id}:{log_identity}:")),
             source: Prefixed::new(format!("/edge-gateway/{gateway_id}")),
             time: TimeText::default(),
+        }
+    }
+
+    /// What follows is of the log with this identity.
+    pub(super) fn use_log(&mut self, identity: &str) {
+        if self.log_identity != identity {
+            identity.clone_into(&mut self.log_identity);
+            self.id = Prefixed::new(format!("{}:{identity}:", self.gateway_id));
         }
     }
 

@@ -3,6 +3,7 @@
 //! Reports of one producer are only ever booked to what was sent through it: a new producer comes
 //! with a rewound ring ([`Lane::restart`]).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::backoff::Stop;
 use super::encode::Encoded;
 use super::in_flight::{InFlight, Sent, Span};
+use super::parking::Ticket;
 use super::topics::Topics;
 use crate::clock;
 use crate::commit_log::CommitLog;
@@ -110,6 +112,10 @@ pub(super) struct Lane {
     unreported: usize,
     topics: Topics,
     trouble: Option<Trouble>,
+    /// Topics that were refused, by number, and the code.
+    refused: Vec<(u16, RDKafkaErrorCode)>,
+    /// Records on their way to a parking log, by their numbers in the ring.
+    parked: VecDeque<(usize, Ticket)>,
     reports: Vec<Report>,
     pause: Duration,
 }
@@ -130,6 +136,8 @@ impl Lane {
             producer,
             unreported: 0,
             trouble: None,
+            refused: Vec::new(),
+            parked: VecDeque::new(),
             reports: Vec::new(),
             pause: PAUSE_MIN,
         }
@@ -143,6 +151,74 @@ impl Lane {
     /// Nothing waits for a report.
     pub(super) fn is_idle(&self) -> bool {
         self.unreported == 0
+    }
+
+    /// Nothing waits for a report, nor for a parking log.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_idle() && self.parked.is_empty()
+    }
+
+    /// Takes the topics that were refused since the last call. Those that share a number have no name.
+    pub(super) fn take_refused(&mut self) -> Vec<(String, RDKafkaErrorCode)> {
+        let refused = self.refused.drain(..);
+        let named = refused.map(|(number, code)| (self.topics.name(number), code));
+        named
+            .filter_map(|(name, code)| Some((name?.to_owned(), code)))
+            .collect()
+    }
+
+    fn topic_refused(&mut self, topic: u16, code: RDKafkaErrorCode) {
+        self.topics.troubled(topic, code);
+        if !self.refused.iter().any(|(known, _)| *known == topic) {
+            self.refused.push((topic, code));
+        }
+    }
+
+    /// Takes a record that is on its way to a parking log.
+    pub(super) fn push_parked(&mut self, span: Span, topic: &str, ticket: Ticket) {
+        let sent = Sent {
+            span,
+            bytes: 0,
+            topic: self.topics.number(topic),
+            received_mono_ms: None,
+        };
+        self.parked
+            .push_back((self.in_flight.next_number(), ticket));
+        self.in_flight.push_sent(sent);
+    }
+
+    /// Waits for room in the ring, or for whatever else is to change. False for trouble or the end.
+    pub(super) fn wait_a_little(&mut self) -> bool {
+        self.pause();
+        self.serve();
+        self.trouble.is_none() && !self.stop.is_over()
+    }
+
+    pub(super) fn has_slot(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT_RECORDS_MAX
+    }
+
+    /// Settles what parking logs have synced, in the order in which it was parked.
+    fn settle_parked(&mut self) {
+        let floor = self.in_flight.floor();
+        while let Some((number, ticket)) = self.parked.front() {
+            match ticket.is_synced() {
+                Some(false) => break,
+                Some(true) => {
+                    self.in_flight.settle(*number);
+                    self.parked.pop_front();
+                }
+                // It will be parked again, once its log has been opened anew.
+                None => {
+                    self.note(Trouble::of(RDKafkaErrorCode::FileSystem, None));
+                    break;
+                }
+            }
+        }
+        if self.in_flight.floor() > floor {
+            self.pause = PAUSE_MIN;
+            self.log.commit(self.in_flight.floor());
+        }
     }
 
     /// Takes what has gone wrong since the last call.
@@ -179,6 +255,7 @@ impl Lane {
             reports.clear();
         }
         self.reports = reports;
+        self.settle_parked();
         if self.producer.is_fatal() {
             self.note(Trouble::of(RDKafkaErrorCode::Fatal, None));
         }
@@ -204,7 +281,7 @@ impl Lane {
             let sent = self.in_flight.waiting(report.opaque).copied();
             let trouble = Trouble::of(code, sent.map(|sent| sent.span));
             if let (Class::Topic, Some(sent)) = (trouble.class, sent) {
-                self.topics.troubled(sent.topic, code);
+                self.topic_refused(sent.topic, code);
             }
             self.note(trouble);
         }
@@ -254,7 +331,7 @@ impl Lane {
                     }
                     Err(refused) => {
                         if class(refused.code) == Class::Topic {
-                            self.topics.troubled(topic, refused.code);
+                            self.topic_refused(topic, refused.code);
                         }
                         return Streamed::Refused(refused.code);
                     }
@@ -275,8 +352,7 @@ impl Lane {
 
     fn has_room(&self, bytes: usize) -> bool {
         let bytes_after = self.in_flight.outstanding_bytes() + bytes;
-        self.in_flight.len() < IN_FLIGHT_RECORDS_MAX
-            && (self.in_flight.outstanding() == 0 || bytes_after <= IN_FLIGHT_BYTES_MAX)
+        self.has_slot() && (self.in_flight.outstanding() == 0 || bytes_after <= IN_FLIGHT_BYTES_MAX)
     }
 
     /// Sends a message while nothing else is in flight, and waits for its report.
@@ -284,7 +360,11 @@ impl Lane {
         debug_assert!(self.is_idle(), "nothing else is in flight");
         let topic = self.topics.number(message.topic);
         if let Err(refused) = self.producer.send(message, 0) {
-            return Alone::Refused(refused.code);
+            let code = refused.code;
+            if class(code) == Class::Topic {
+                self.topic_refused(topic, code);
+            }
+            return Alone::Refused(code);
         }
         let mut reports = Vec::with_capacity(1);
         self.pause = PAUSE_MIN;
@@ -299,10 +379,11 @@ impl Lane {
                 Some(Report {
                     error: Some(code), ..
                 }) => {
-                    if class(*code) == Class::Topic {
-                        self.topics.troubled(topic, *code);
+                    let code = *code;
+                    if class(code) == Class::Topic {
+                        self.topic_refused(topic, code);
                     }
-                    return Alone::Refused(*code);
+                    return Alone::Refused(code);
                 }
                 None if self.stop.is_over() => return Alone::Interrupted,
                 None => self.pause(),
@@ -338,6 +419,7 @@ impl Lane {
     pub(super) fn restart(&mut self, producer: Producer) {
         self.producer = producer;
         self.in_flight.rewind();
+        self.parked.clear();
         self.unreported = 0;
         self.trouble = None;
         self.pause = PAUSE_MIN;

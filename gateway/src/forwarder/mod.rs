@@ -20,7 +20,8 @@
 //!   twice.
 //! - **A source's note about itself** ([`PayloadKind::Note`](crate::record::PayloadKind::Note)) is
 //!   passed over.
-//! - **A topic unknown or forbidden**: waited for, and everything behind it waits too.
+//! - **A topic unknown or forbidden**: its records are parked until it answers; those of other topics
+//!   go on ([`parking`]).
 //! - **Producer broken**: a new one, from the floor.
 //! - **The board's clock is set**: what was handed to the producer and has not been sent is taken
 //!   back and dated anew.
@@ -38,13 +39,16 @@ mod gap;
 mod headers;
 mod in_flight;
 mod lane;
+pub mod parking;
 mod reader;
 pub mod route;
 mod topics;
 pub(crate) mod value;
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -62,6 +66,7 @@ use backoff::{Backoff, Stop};
 use encode::{Encoder, Outgoing};
 pub use event_time::DeviceTimeWindow;
 use lane::{Alone, Lane, Streamed, Trouble};
+use parking::{Parking, Take, returning};
 use reader::{Read, Reader};
 
 /// What the forwarder works with.
@@ -71,6 +76,8 @@ pub struct ForwarderContext {
     pub log: CommitLog,
     /// Where undeliverable ones go.
     pub dead_letters: DeadLetters,
+    /// Where records wait whose topic takes none.
+    pub parking: Parking,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// When earlier boots of the board began.
@@ -106,6 +113,9 @@ pub enum ForwarderError {
         /// When it last committed, by its own clock.
         time: String,
     },
+    /// The system has no thread for returning parked records.
+    #[error("cannot start the thread that returns parked records")]
+    Thread(#[source] std::io::Error),
     /// The log could not be given a new identity.
     #[error("the commit log failed before it had a new identity")]
     Identity,
@@ -129,11 +139,33 @@ pub fn run(
     grace: Duration,
 ) -> Result<(), ForwarderError> {
     match &config.kafka.delivery {
-        Delivery::AtLeastOnce => Forwarder::new(config, context, grace)?.run(),
+        Delivery::AtLeastOnce => at_least_once(config, context, grace),
         Delivery::ExactlyOnce(transactions) => {
             exactly_once::run(config, transactions, context, grace)
         }
     }
+}
+
+/// Runs beside the thread that returns parked records: that one waits for topics as long as it takes,
+/// which this one, on which all others depend, may not.
+fn at_least_once(
+    config: &Config,
+    context: ForwarderContext,
+    grace: Duration,
+) -> Result<(), ForwarderError> {
+    let over = Arc::new(AtomicBool::new(false));
+    let returner = returning::Returner::new(config, &context, Arc::clone(&over));
+    let forwarder = Forwarder::new(config, context, grace)?;
+    thread::scope(|scope| {
+        let returning = thread::Builder::new()
+            .name("parking".to_owned())
+            .spawn_scoped(scope, move || returner.run())
+            .map_err(ForwarderError::Thread)?;
+        let forwarded = forwarder.run(&over);
+        over.store(true, Ordering::Relaxed);
+        let returned = returning.join();
+        forwarded.and(returned.unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 /// How records are being sent.
@@ -173,6 +205,7 @@ struct Sender<'c> {
     config: &'c Config,
     metrics: Arc<Metrics>,
     dead_letters: DeadLetters,
+    parking: Parking,
     log_identity: String,
     encoder: Encoder,
     lane: Lane,
@@ -190,6 +223,7 @@ impl<'c> Forwarder<'c> {
         let ForwarderContext {
             log,
             dead_letters,
+            parking,
             metrics,
             boots,
             stop,
@@ -205,6 +239,7 @@ impl<'c> Forwarder<'c> {
             config,
             metrics,
             dead_letters,
+            parking,
             encoder: Encoder::new(config, &log.identity(), boots),
             log_identity: log.identity(),
             lane,
@@ -218,14 +253,16 @@ impl<'c> Forwarder<'c> {
         })
     }
 
-    fn run(mut self) -> Result<(), ForwarderError> {
+    /// `over` ends it at once: returning parked records has failed.
+    fn run(mut self, over: &AtomicBool) -> Result<(), ForwarderError> {
         loop {
             let floor = self.sender.lane.floor();
             self.sender.lane.serve();
             if self.sender.lane.floor() > floor {
                 self.backoff.reset();
+                self.sender.parking.release();
             }
-            if self.sender.lane.stop.is_over() {
+            if self.sender.lane.stop.is_over() || over.load(Ordering::Relaxed) {
                 return Ok(());
             }
             if let Some(trouble) = self.sender.lane.take_trouble() {
@@ -250,10 +287,10 @@ impl<'c> Forwarder<'c> {
     fn wait(&mut self) -> bool {
         let lane = &mut self.sender.lane;
         let draining = lane.stop.requested();
-        if draining && lane.is_idle() {
+        if draining && lane.is_settled() {
             return true;
         }
-        let timeout = if lane.is_idle() {
+        let timeout = if lane.is_settled() {
             IDLE_WAIT
         } else {
             lane.next_pause()
@@ -276,8 +313,11 @@ impl<'c> Forwarder<'c> {
         if let Some(until) = trouble.refused_until {
             sender.sending = Sending::Alone { until };
         }
+        let refused = sender.lane.take_refused();
+        let all_parked = sender.park_all(&refused);
         match trouble.class {
             Class::Record(_) | Class::Timestamp => {}
+            Class::Topic if all_parked => {}
             Class::Transient | Class::Topic | Class::Fatal => {
                 self.backoff.wait(&mut self.sender.lane.stop);
             }
@@ -316,6 +356,35 @@ impl Sender<'_> {
         }
     }
 
+    /// Parks topics that were refused. False if one could not be, or there are none.
+    fn park_all(&self, refused: &[(String, RDKafkaErrorCode)]) -> bool {
+        let mut all_parked = !refused.is_empty();
+        for (topic, code) in refused {
+            all_parked &= self.parking.begin(topic, *code);
+        }
+        all_parked
+    }
+
+    /// Parks a record if its topic is parked, waiting until that is possible; `None` if it is not
+    /// parked, any more.
+    fn park(&mut self, outgoing: &Outgoing<'_>, topic: &str) -> Option<Flow> {
+        loop {
+            if self.lane.has_slot() {
+                match self.parking.take(topic, &self.log_identity, outgoing) {
+                    Take::Direct => return None,
+                    Take::Taken(ticket) => {
+                        self.lane.push_parked(outgoing.span(), topic, ticket);
+                        return Some(Flow::Continue);
+                    }
+                    Take::Soon | Take::Held => {}
+                }
+            }
+            if !self.lane.wait_a_little() {
+                return Some(Flow::Break);
+            }
+        }
+    }
+
     fn stream(&mut self, outgoing: &Outgoing<'_>) -> Result<Flow, ForwarderError> {
         let received_mono_ms = self.received_mono_ms(outgoing);
         let encoded = match self.encoder.encode(outgoing) {
@@ -325,6 +394,13 @@ impl Sender<'_> {
                 return Ok(Flow::Continue);
             }
         };
+        if outgoing.may_be_parked() && self.parking.is_parked(encoded.message.topic) {
+            let topic = encoded.message.topic.to_owned();
+            return match self.park(outgoing, &topic) {
+                Some(flow) => Ok(flow),
+                None => self.stream(outgoing),
+            };
+        }
         match self.lane.stream(encoded, outgoing.span(), received_mono_ms) {
             Streamed::Sent => Ok(Flow::Continue),
             Streamed::Interrupted => Ok(Flow::Break),
@@ -346,6 +422,13 @@ impl Sender<'_> {
             };
             if !with_timestamp {
                 encoded.message.timestamp_ms = None;
+            }
+            if outgoing.may_be_parked() && self.parking.is_parked(encoded.message.topic) {
+                let topic = encoded.message.topic.to_owned();
+                if let Some(flow) = self.park(outgoing, &topic) {
+                    return Ok(flow);
+                }
+                continue;
             }
             match self.lane.alone(encoded.message, outgoing.span()) {
                 Alone::Delivered => return Ok(Flow::Continue),
@@ -388,10 +471,14 @@ impl Sender<'_> {
         reason: &str,
         detail: &str,
     ) -> Result<(), ForwarderError> {
+        let topic = match outgoing {
+            Outgoing::Parked { topic, .. } => Some(*topic),
+            Outgoing::Record(_) | Outgoing::Hole { .. } => self.encoder.topic(),
+        };
         let reason = Reason {
             reason,
             detail,
-            topic: self.encoder.topic(),
+            topic,
         };
         aside::set_aside(&self.dead_letters, &self.log_identity, outgoing, reason)?;
         self.lane.settle_now(outgoing.span());
@@ -403,7 +490,7 @@ impl Sender<'_> {
             Outgoing::Record(record) if record.offset >= self.received_here_from => {
                 Some(record.received.mono_ms)
             }
-            Outgoing::Record(_) | Outgoing::Hole { .. } => None,
+            Outgoing::Record(_) | Outgoing::Hole { .. } | Outgoing::Parked { .. } => None,
         }
     }
 }

@@ -66,6 +66,12 @@ impl Topics {
         number
     }
 
+    /// The name of the topic with this number; `None` for those that share one.
+    pub(super) fn name(&self, number: u16) -> Option<&str> {
+        let topic = self.topics.get(usize::from(number))?;
+        Some(topic.name.as_str()).filter(|name| *name != OTHERS)
+    }
+
     /// Counts delivered records; ends the topic's trouble.
     pub(super) fn delivered(&mut self, number: u16, records: u64) {
         let Some(topic) = self.topics.get_mut(usize::from(number)) else {
@@ -85,7 +91,7 @@ impl Topics {
         };
         if !topic.troubled {
             topic.troubled = true;
-            tracing::warn!(topic = topic.name, %code, "the topic takes no records; they wait on disk until it does");
+            tracing::warn!(topic = topic.name, %code, "the topic takes no records");
         }
     }
 }

@@ -19,10 +19,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::commit_log::{CommitLog, Condition};
+use crate::forwarder::parking::{Held, ParkedTopic, Parking};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::registry::RegistryView;
 use crate::supervisor::{Readiness, Stalled};
@@ -40,6 +43,8 @@ pub struct Status {
     pub log: CommitLog,
     /// `[buffer].bytes_max`
     pub bytes_max: u64,
+    /// What is parked.
+    pub parking: Parking,
     /// All figures.
     pub metrics: Arc<Metrics>,
     /// The devices seen.
@@ -77,12 +82,15 @@ async fn health(State(status): State<Arc<Status>>) -> Response {
     let stalled = *status.stalled.borrow();
     let (healthy, reason) = match status.log.progress().condition {
         Condition::Running => match stalled {
-            None => (true, "running"),
-            Some(stalled) => (false, stalled.as_str()),
+            None => parking_health(status.parking.held(), &status.parking.topics()),
+            Some(stalled) => (false, stalled.as_str().to_owned()),
         },
-        Condition::Full => (false, "the buffer is full or the disk has no space"),
-        Condition::Poisoned => (false, "the commit log failed"),
-        Condition::Closed => (false, "the gateway is shutting down"),
+        Condition::Full => {
+            let reason = "the buffer is full or the disk has no space";
+            (false, reason.to_owned())
+        }
+        Condition::Poisoned => (false, "the commit log failed".to_owned()),
+        Condition::Closed => (false, "the gateway is shutting down".to_owned()),
     };
     let code = if healthy {
         StatusCode::OK
@@ -90,6 +98,64 @@ async fn health(State(status): State<Arc<Status>>) -> Response {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (code, Json(json!({"healthy": healthy, "reason": reason}))).into_response()
+}
+
+/// Parked topics hold up nothing else; a record that can't be parked holds up all behind it.
+fn parking_health(held: Option<Held>, topics: &[ParkedTopic]) -> (bool, String) {
+    if let Some(Held {
+        topic,
+        why,
+        since_ms,
+    }) = held
+    {
+        let since = time_text(since_ms);
+        let reason = format!("delivery is held up by topic {topic} since {since}: {why}");
+        return (false, reason);
+    }
+    let Some(first) = topics.first() else {
+        return (true, "running".to_owned());
+    };
+    let others = match topics.len() {
+        1 => String::new(),
+        count => format!(", and {} more topics", count - 1),
+    };
+    let since = time_text(first.since_ms);
+    let ParkedTopic {
+        topic,
+        records,
+        why,
+        ..
+    } = first;
+    let reason = format!(
+        "running; {records} records of topic {topic} are parked since {since}: {why}{others}"
+    );
+    (true, reason)
+}
+
+/// RFC 3339 in UTC.
+fn time_text(wall_ms: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(wall_ms.div_euclid(1000));
+    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+fn parking(parking: &Parking) -> Value {
+    let topics: Vec<Value> = parking.topics().into_iter().map(parked_topic).collect();
+    let held = parking.held().map(
+        |held| json!({"topic": held.topic, "why": held.why, "since": time_text(held.since_ms)}),
+    );
+    json!({"bytes_max": parking.bytes_max(), "held": held, "topics": topics})
+}
+
+fn parked_topic(parked: ParkedTopic) -> Value {
+    json!({
+        "topic": parked.topic,
+        "why": parked.why,
+        "since": time_text(parked.since_ms),
+        "returning": parked.returning,
+        "records": parked.records,
+        "disk_bytes": parked.bytes,
+    })
 }
 
 async fn ready(State(status): State<Arc<Status>>) -> Response {
@@ -140,6 +206,7 @@ async fn api_status(State(status): State<Arc<Status>>, RawQuery(query): RawQuery
             "segments": stats.segments,
             "written_bytes": stats.written_bytes,
         },
+        "parking": parking(&status.parking),
         "kafka_connected": status.metrics.kafka_connected.get() == 1,
         "sources": sources,
         "devices": devices,
@@ -200,6 +267,33 @@ async fn devices(devices: RegistryView, page: Page) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_parked_topic_is_told_and_what_holds_delivery_up_is_no_health() {
+        let parked = ParkedTopic {
+            topic: "b".to_owned(),
+            why: "Kafka refuses it".to_owned(),
+            returning: false,
+            records: 7,
+            bytes: 1,
+            since_ms: 1_700_000_000_000,
+        };
+        let held = Held {
+            topic: "b".to_owned(),
+            why: "full".to_owned(),
+            since_ms: 0,
+        };
+        assert_eq!(parking_health(None, &[]), (true, "running".to_owned()));
+        let (healthy, reason) = parking_health(None, &[parked.clone(), parked.clone()]);
+        let told = "7 records of topic b are parked since 2023-11-14T22:13:20Z: Kafka refuses it, \
+                    and 1 more topics";
+        assert!(healthy && reason.ends_with(told), "{reason}");
+        let (healthy, reason) = parking_health(Some(held), &[parked]);
+        assert!(
+            !healthy && reason.contains("topic b since 1970-"),
+            "{reason}"
+        );
+    }
 
     #[test]
     fn a_page_of_devices_is_bounded_whatever_is_asked_for() {

@@ -137,6 +137,22 @@ impl Producer {
         context.take_reports(reports);
     }
 
+    /// What the cluster has against a topic, or why it did not say: `None` if the topic can be seen.
+    /// Whether it can be written to only a message tells. Blocks for at most `within`.
+    #[must_use]
+    pub fn topic_error(&self, topic: &str, within: Duration) -> Option<RDKafkaErrorCode> {
+        match self.inner.client().fetch_metadata(Some(topic), within) {
+            Ok(metadata) => {
+                let found = metadata.topics().iter().find(|known| known.name() == topic);
+                found.and_then(|known| known.error().map(RDKafkaErrorCode::from))
+            }
+            Err(error) => {
+                let code = error.rdkafka_error_code();
+                Some(code.unwrap_or(RDKafkaErrorCode::Unknown))
+            }
+        }
+    }
+
     /// The producer has stopped for good: what is still in flight gets its reports, nothing else
     /// is sent.
     #[must_use]

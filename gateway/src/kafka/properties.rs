@@ -17,8 +17,9 @@ const RECONNECT_BACKOFF_MS_MAX: u32 = 2_000;
 /// How often the state of connections is looked at where nothing is sent. An outage under way
 /// shows sooner, by errors.
 const STATISTICS_INTERVAL_MS: u32 = 5_000;
-/// librdkafka's own bounds of `topic.metadata.propagation.max.ms`.
-const TOPIC_WAIT_MS_MAX: u128 = 3_600_000;
+/// Longest wait for an unknown topic before its records are parked, where they wait on: others would
+/// wait with them here.
+const TOPIC_WAIT_MS_MAX: u128 = 5_000;
 
 /// How a producer is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

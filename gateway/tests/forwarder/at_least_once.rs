@@ -1,11 +1,11 @@
 //! At-least-once delivery, under outages and refusals.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use edge_gateway::record::{Offset, PayloadKind};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::bench::{Bench, Got, PATIENCE, TOPIC, assert_once_and_in_order, until};
+use crate::bench::{Bench, Got, PATIENCE, assert_once_and_in_order, until};
 
 #[test]
 fn records_arrive_once_in_order_with_their_key_time_and_headers() {
@@ -123,34 +123,6 @@ fn a_refusal_in_one_partition_neither_reorders_nor_repeats_anything() {
     let letters = bench.letters();
     assert!(letters.is_empty(), "{letters:?}");
     drop(letters);
-    running.drain();
-}
-
-#[test]
-fn a_topic_that_does_not_exist_is_waited_for() {
-    let bench = Bench::new("topic_wait = \"1 s\"");
-    bench
-        .cluster
-        .topic_error(
-            TOPIC,
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
-        )
-        .expect("set");
-    bench.append(0, 100);
-    let running = bench.start();
-    bench.append(100, 200);
-    // Longer than `topic_wait`: the records have been refused for the topic's sake meanwhile.
-    let refused_at = Instant::now() + Duration::from_secs(3);
-    until("the topic to be given up once", || {
-        Instant::now() >= refused_at
-    });
-    assert_eq!(bench.log.committed(), Offset::ZERO);
-    bench
-        .cluster
-        .topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR)
-        .expect("set");
-    bench.until_committed(200);
-    assert_once_and_in_order(&bench.read(200), 0..200);
     running.drain();
 }
 

@@ -13,6 +13,7 @@ use edge_gateway::commit_log::fs::RealFs;
 use edge_gateway::commit_log::{CommitLog, CommitReport, Compression, Observer, Options, Progress};
 use edge_gateway::config::{self, Config};
 use edge_gateway::dead_letters::{DeadLetters, Envelope};
+use edge_gateway::forwarder::parking::{ParkedTopic, Parking};
 use edge_gateway::forwarder::{self, ForwarderContext, ForwarderError};
 use edge_gateway::metrics::{Metrics, TopicLabel};
 use edge_gateway::pulse::Pulse;
@@ -27,6 +28,8 @@ use rdkafka::topic_partition_list::{Offset as From, TopicPartitionList};
 pub(crate) const TOPIC: &str = "telemetry";
 /// Of one partition.
 pub(crate) const OFFSETS_TOPIC: &str = "offsets";
+/// Topic of records whose subject begins with `side/`.
+pub(crate) const SIDE_TOPIC: &str = "side";
 pub(crate) const PARTITIONS: i32 = 3;
 pub(crate) const DEVICES: u64 = 7;
 /// Far beyond what anything here takes: reached only when something is wrong.
@@ -52,6 +55,7 @@ pub(crate) struct Bench {
 
 pub(crate) struct Running {
     pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) parking: Parking,
     pub(crate) thread: JoinHandle<Result<(), ForwarderError>>,
 }
 
@@ -62,12 +66,27 @@ impl Running {
             .join()
             .expect("the forwarder does not panic")
             .expect("the forwarder ends in order");
+        self.parking.close();
     }
 }
 
 impl Bench {
     pub(crate) fn new(kafka: &str) -> Self {
         Self::with_log(kafka, 64 << 20, false)
+    }
+
+    /// With a budget for what is parked.
+    pub(crate) fn with_parking(kafka: &str, bytes_max: &str) -> Self {
+        let buffer = format!("\n[buffer]\nparking_bytes_max = \"{bytes_max}\"");
+        Self::made(&format!("{kafka}{buffer}"), 1, 64 << 20, false)
+    }
+
+    /// What a process that begins now finds parked.
+    pub(crate) fn start_and_look(&self) -> Vec<ParkedTopic> {
+        let parking = Parking::open(&self.config, "test", Arc::clone(&self.metrics));
+        let topics = parking.topics();
+        parking.close();
+        topics
     }
 
     pub(crate) fn with_brokers(kafka: &str, brokers: i32) -> Self {
@@ -80,7 +99,11 @@ impl Bench {
 
     fn made(kafka: &str, brokers: i32, bytes_max: u64, drop_oldest: bool) -> Self {
         let cluster = MockCluster::new(brokers).expect("a mock cluster");
-        for (topic, partitions) in [(TOPIC, PARTITIONS), (OFFSETS_TOPIC, 1)] {
+        for (topic, partitions) in [
+            (TOPIC, PARTITIONS),
+            (SIDE_TOPIC, PARTITIONS),
+            (OFFSETS_TOPIC, 1),
+        ] {
             cluster
                 .create_topic(topic, partitions, 1)
                 .expect("a topic is made");
@@ -129,9 +152,11 @@ impl Bench {
 
     pub(crate) fn start_with_grace(&self, grace: Duration) -> Running {
         let stop = Arc::new(AtomicBool::new(false));
+        let parking = Parking::open(&self.config, "test", Arc::clone(&self.metrics));
         let context = ForwarderContext {
             log: self.log.clone(),
             dead_letters: self.dead_letters.clone(),
+            parking: parking.clone(),
             metrics: Arc::clone(&self.metrics),
             boots: Boots::default(),
             stop: Arc::clone(&stop),
@@ -140,7 +165,11 @@ impl Bench {
         };
         let config = self.config.clone();
         let thread = std::thread::spawn(move || forwarder::run(&config, context, grace));
-        Running { stop, thread }
+        Running {
+            stop,
+            parking,
+            thread,
+        }
     }
 
     /// Appends records number `from..to`, each naming its number, and returns once they are synced.
@@ -161,31 +190,8 @@ impl Bench {
         self.append_kind(source, &subject, (PayloadKind::Opaque, payload));
     }
 
-    pub(crate) fn append_kind(
-        &self,
-        source: &str,
-        subject: &str,
-        (kind, payload): (PayloadKind, &[u8]),
-    ) {
-        let source = SourceName::new(source).expect("valid");
-        let record = NewRecord {
-            source: &source,
-            subject,
-            kind,
-            origin: Origin::Mqtt {
-                qos: 1,
-                packet_id: 1,
-                dup: false,
-                settled: edge_gateway::record::Settled::default(),
-            },
-            received: clock::now(),
-            payload,
-        };
-        let give_up = Instant::now() + PATIENCE;
-        while self.log.append(&record).is_err() {
-            assert!(Instant::now() < give_up, "the log takes no record");
-            std::thread::yield_now();
-        }
+    pub(crate) fn append_kind(&self, source: &str, subject: &str, content: (PayloadKind, &[u8])) {
+        append_to(&self.log, source, subject, content);
     }
 
     pub(crate) fn until_committed(&self, offset: u64) {
@@ -195,8 +201,12 @@ impl Bench {
     }
 
     pub(crate) fn delivered(&self) -> u64 {
+        self.delivered_to(TOPIC)
+    }
+
+    pub(crate) fn delivered_to(&self, topic: &str) -> u64 {
         let topic = TopicLabel {
-            topic: TOPIC.to_owned(),
+            topic: topic.to_owned(),
         };
         self.metrics.delivered.get_or_create_owned(&topic).get()
     }
@@ -212,6 +222,22 @@ impl Bench {
         count_of_partitions: i32,
         count: usize,
     ) -> Vec<Got> {
+        take(&self.consumer(topic, count_of_partitions), count)
+    }
+
+    /// Reads what the topic holds now, from the beginning.
+    pub(crate) fn read_whole(&self, topic: &str, count_of_partitions: i32) -> Vec<Got> {
+        let consumer = self.consumer(topic, count_of_partitions);
+        let count = (0..count_of_partitions).map(|partition| {
+            let (low, high) = consumer
+                .fetch_watermarks(topic, partition, PATIENCE)
+                .expect("watermarks");
+            usize::try_from(high - low).expect("not negative")
+        });
+        take(&consumer, count.sum())
+    }
+
+    fn consumer(&self, topic: &str, count_of_partitions: i32) -> BaseConsumer {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", self.cluster.bootstrap_servers())
             .set("group.id", "reader")
@@ -226,14 +252,46 @@ impl Bench {
                 .expect("a partition");
         }
         consumer.assign(&partitions).expect("assigned");
-        let mut got = Vec::new();
-        until("messages at the far end", || {
-            if let Some(message) = consumer.poll(Duration::from_millis(20)) {
-                got.push(Got::of(&message.expect("a message")));
-            }
-            got.len() >= count
-        });
-        got
+        consumer
+    }
+}
+
+fn take(consumer: &BaseConsumer, count: usize) -> Vec<Got> {
+    let mut got = Vec::new();
+    until("messages at the far end", || {
+        if let Some(message) = consumer.poll(Duration::from_millis(20)) {
+            got.push(Got::of(&message.expect("a message")));
+        }
+        got.len() >= count
+    });
+    got
+}
+
+/// Appends a record, waiting until the log takes it.
+pub(crate) fn append_to(
+    log: &CommitLog,
+    source: &str,
+    subject: &str,
+    (kind, payload): (PayloadKind, &[u8]),
+) {
+    let source = SourceName::new(source).expect("valid");
+    let record = NewRecord {
+        source: &source,
+        subject,
+        kind,
+        origin: Origin::Mqtt {
+            qos: 1,
+            packet_id: 1,
+            dup: false,
+            settled: edge_gateway::record::Settled::default(),
+        },
+        received: clock::now(),
+        payload,
+    };
+    let give_up = Instant::now() + PATIENCE;
+    while log.append(&record).is_err() {
+        assert!(Instant::now() < give_up, "the log takes no record");
+        std::thread::yield_now();
     }
 }
 
@@ -273,7 +331,8 @@ pub(crate) fn configuration(dir: &Path, brokers: &str, kafka: &str) -> Config {
         "[gateway]\nid = \"gw\"\ndata_dir = \"{}\"\n\
          [sources.city]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1\"\n\
          subscriptions = [{{ filter = \"#\" }}]\n\
-         [kafka]\nbrokers = [{}]\ntopic = \"{TOPIC}\"\n{kafka}\n",
+         [kafka]\nbrokers = [{}]\ntopic = \"{TOPIC}\"\n{kafka}\n\
+         [[routes]]\nmatch = \"side/+\"\ntopic = \"{SIDE_TOPIC}\"\n",
         dir.display(),
         brokers
             .split(',')

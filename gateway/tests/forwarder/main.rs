@@ -4,3 +4,4 @@
 mod at_least_once;
 mod bench;
 mod exactly_once;
+mod parking;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::parking::unpark::Known;
 use super::super::{Flow, ForwarderError};
 use super::failure::Failure;
 use super::position::{self, History, LogFacts, Resume};
@@ -186,6 +187,7 @@ impl Sender<'_> {
                 self.received_here_from
             },
         };
+        let mut restored = false;
         match position::resume(history, facts) {
             Resume::Local => {}
             Resume::Unknown if self.claimed => {
@@ -205,15 +207,25 @@ impl Sender<'_> {
                     self.log.commit(offset);
                 } else {
                     self.restored(offset)?;
+                    restored = true;
                 }
             }
-            Resume::Restored { offset } => self.restored(offset)?,
+            Resume::Restored { offset } => {
+                self.restored(offset)?;
+                restored = true;
+            }
         }
         self.log_identity = self.log.identity();
         self.superseded = history.superseded_by(&self.log_identity);
+        if self.floor != self.log.committed() {
+            self.fingerprint = None;
+        }
         self.floor = self.log.committed();
-        self.encoder
-            .set_log_identity(self.config, &self.log_identity);
+        self.encoder.set_log_identity(&self.log_identity);
+        let newest = history.newest.as_ref();
+        let positions = newest.map_or(&[][..], |newest| &newest.parking);
+        self.parking.resume(positions, restored);
+        self.known = Known::default();
         let set_aside = self
             .dead_letters
             .offsets_of(&self.log_identity, self.floor)

@@ -24,6 +24,11 @@
 //! transactions of few, up to the last refused one; what is refused then is set aside, and its
 //! transaction is sent again without it.
 //!
+//! Records of a topic that is refused are parked: the transaction is sent again without them, and its
+//! position moves over them once the parking log has synced them. They return in transactions of their
+//! own ([`returns`]). A transaction that fails before its messages were sent does not say for which
+//! topic: then the cluster is asked, and if that doesn't help records go out alone until one is refused.
+//!
 //! What the cluster refuses to the gateway itself (the offsets topic, the transactional id) is
 //! waited for, told once: records are safe on disk meanwhile.
 //!
@@ -32,10 +37,12 @@
 mod connect;
 mod failure;
 mod position;
+mod returns;
 mod sender;
 mod transaction;
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::reader::{Read, Reader};
@@ -61,6 +68,9 @@ pub(super) fn run(
     ExactlyOnce { reader, sender }.run()
 }
 
+/// How often a record that can be neither sent nor parked is tried.
+const HELD_WAIT: Duration = Duration::from_millis(200);
+
 struct ExactlyOnce<'c> {
     reader: Reader,
     sender: Sender<'c>,
@@ -81,8 +91,16 @@ impl ExactlyOnce<'_> {
             }
             self.sender.serve();
             if let Some(failure) = self.sender.take_failure() {
-                self.sender.recover(failure);
+                self.sender.recover(failure)?;
                 self.reader.seek(self.sender.floor());
+                continue;
+            }
+            if self.sender.take_held() {
+                self.hold();
+                continue;
+            }
+            if let Some(topic) = self.sender.parking.due() {
+                self.sender.return_parked(&topic)?;
                 continue;
             }
             let sender = &mut self.sender;
@@ -96,6 +114,15 @@ impl ExactlyOnce<'_> {
             if read == Read::Nothing && self.rest() {
                 return Ok(());
             }
+        }
+    }
+
+    /// The next record can be neither sent nor parked: all before it is committed, and it is tried again
+    /// soon. Meanwhile parked records may be returned.
+    fn hold(&mut self) {
+        if self.sender.commit() == Flow::Continue {
+            self.reader.seek(self.sender.floor());
+            thread::sleep(HELD_WAIT);
         }
     }
 

@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::parking::ParkedPosition;
 use crate::record::{Offset, RecordView};
 
 /// How many logs that were replaced are remembered: enough for two boards that fight over one id.
@@ -33,6 +34,9 @@ pub(super) struct Position {
     /// Logs that this gateway had before, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) superseded: Vec<Superseded>,
+    /// Where the returned part of each parking log ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) parking: Vec<ParkedPosition>,
 }
 
 /// Where delivery from another log of the same gateway had come to.

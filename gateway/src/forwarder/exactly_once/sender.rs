@@ -9,11 +9,15 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::super::aside::{self, Reason};
 use super::super::backoff::{Backoff, Stop};
 use super::super::encode::{Encoder, Outgoing};
+use super::super::in_flight::Span;
 use super::super::lane::Trouble;
+use super::super::parking::unpark::Known;
+use super::super::parking::{Parking, Take, Ticket};
 use super::super::topics::Topics;
 use super::super::{Flow, ForwarderContext, ForwarderError};
 use super::failure::Failure;
 use super::position::{self, Superseded};
+use super::returns::{Returned, Returning};
 use crate::commit_log::CommitLog;
 use crate::config::{Config, Transactions};
 use crate::dead_letters::DeadLetters;
@@ -26,7 +30,7 @@ use crate::record::Offset;
 /// overhead each, some 20 MB. A drain fills it in about `transaction_interval`.
 pub(super) const RECORDS_MAX: usize = 20_000;
 /// Most memory they hold in the producer, one of any size allowed.
-const BYTES_MAX: usize = 16 << 20;
+pub(super) const BYTES_MAX: usize = 16 << 20;
 /// Most records of a transaction that are sent alone: what a refusal costs the others.
 const ALONE_RECORDS_MAX: usize = 64;
 /// The number that the position is sent with; records have theirs from 0.
@@ -42,14 +46,16 @@ pub(super) struct Session<'c> {
 
 /// The open transaction.
 pub(super) struct Open {
-    /// What it begins with; the number of a record counts from here.
-    pub(super) first: Offset,
     /// Behind what it holds.
     pub(super) next: Offset,
     pub(super) fingerprint: Option<u32>,
     /// More markers of the last hole follow.
     pub(super) midway: bool,
     pub(super) due: Instant,
+    /// Place and topic of what was sent, by its number.
+    pub(super) sent: Vec<(Span, u16)>,
+    /// What is returned from a parking log.
+    pub(super) returned: Option<Returned>,
     pub(super) records: usize,
     pub(super) bytes: usize,
     pub(super) unreported: usize,
@@ -73,6 +79,7 @@ pub(super) struct Sender<'c> {
     pub(super) transactions: &'c Transactions,
     pub(super) metrics: Arc<Metrics>,
     pub(super) dead_letters: DeadLetters,
+    pub(super) parking: Parking,
     pub(super) log: CommitLog,
     pub(super) stop: Stop,
     pub(super) backoff: Backoff,
@@ -96,7 +103,20 @@ pub(super) struct Sender<'c> {
     pub(super) verdicts: BTreeMap<Offset, Verdict>,
     /// Up to here records are sent alone: among them is one that Kafka refuses.
     pub(super) alone_until: Offset,
+    /// They are sent alone to find the topic that Kafka refuses.
+    pub(super) hunting: bool,
     pub(super) open: Option<Open>,
+    /// Fingerprint of the record before the floor.
+    pub(super) fingerprint: Option<u32>,
+    /// Records on their way to parking logs; the position waits for them.
+    pub(super) parked: Vec<Ticket>,
+    /// A record could be neither sent nor parked.
+    pub(super) held: bool,
+    /// Topics that were refused, and the code.
+    pub(super) refused: BTreeMap<String, RDKafkaErrorCode>,
+    /// Dead letters among what is parked.
+    pub(super) known: Known,
+    pub(super) returning: Returning,
     pub(super) failure: Option<Failure>,
     pub(super) topics: Topics,
     pub(super) reports: Vec<Report>,
@@ -112,6 +132,7 @@ impl<'c> Sender<'c> {
         let ForwarderContext {
             log,
             dead_letters,
+            parking,
             metrics,
             boots,
             stop,
@@ -123,6 +144,7 @@ impl<'c> Sender<'c> {
             config,
             transactions,
             dead_letters,
+            parking,
             stop: Stop::new(stop, pulse, grace),
             backoff: Backoff::new(),
             received_here_from,
@@ -140,7 +162,14 @@ impl<'c> Sender<'c> {
             log,
             verdicts: BTreeMap::new(),
             alone_until: Offset::ZERO,
+            hunting: false,
             open: None,
+            fingerprint: None,
+            parked: Vec::new(),
+            held: false,
+            refused: BTreeMap::new(),
+            known: Known::default(),
+            returning: Returning::default(),
             failure: None,
             topics: Topics::new(Arc::clone(&metrics)),
             metrics,
@@ -165,6 +194,11 @@ impl<'c> Sender<'c> {
     /// Takes what has gone wrong since the last call.
     pub(super) fn take_failure(&mut self) -> Option<Failure> {
         self.failure.take()
+    }
+
+    /// Whether a record could be neither sent nor parked since the last call.
+    pub(super) fn take_held(&mut self) -> bool {
+        std::mem::take(&mut self.held)
     }
 
     pub(super) fn note(&mut self, failure: Failure) {
@@ -232,11 +266,12 @@ impl<'c> Sender<'c> {
             return Flow::Break;
         }
         self.open = Some(Open {
-            first,
             next: first,
-            fingerprint: None,
+            fingerprint: self.fingerprint.filter(|_| first == self.floor),
             midway: false,
             due: Instant::now() + self.transactions.interval,
+            sent: Vec::new(),
+            returned: None,
             records: 0,
             bytes: 0,
             unreported: 0,
@@ -262,7 +297,7 @@ impl<'c> Sender<'c> {
                 }
                 Some(position::fingerprint(record))
             }
-            Outgoing::Hole { .. } => None,
+            Outgoing::Hole { .. } | Outgoing::Parked { .. } => None,
         };
     }
 
@@ -281,22 +316,26 @@ impl<'c> Sender<'c> {
             }
         };
         let mut message = encoded.message;
+        if self.parking.is_parked(message.topic) {
+            let topic = message.topic.to_owned();
+            return Ok(self.park(outgoing, &topic));
+        }
         if without_timestamp {
             message.timestamp_ms = None;
         }
         let topic = self.topics.number(message.topic);
-        // The distance fits: a transaction holds few slots, and a hole's width counts once.
-        let number = usize::try_from(span.first.since(open.first)).unwrap_or(POSITION_NUMBER);
+        let number = open.sent.len();
         // Its bounds lie below those of librdkafka's queue, so there is room.
         match session.producer.send(message, number) {
             Ok(()) => {
                 open.bytes += encoded.bytes;
                 open.unreported += 1;
+                open.sent.push((span, topic));
                 *open.by_topic.entry(topic).or_default() += 1;
             }
             Err(refused) => {
                 let code = refused.code;
-                return self.not_taken(outgoing, code);
+                return self.not_taken(outgoing, topic, code);
             }
         }
         if self.is_single() {
@@ -305,10 +344,35 @@ impl<'c> Sender<'c> {
         Ok(Flow::Continue)
     }
 
+    /// Parks a record whose topic is parked. One that can't be parked holds up all behind it: the
+    /// caller commits what is open and comes again.
+    fn park(&mut self, outgoing: &Outgoing<'_>, topic: &str) -> Flow {
+        match self.parking.take(topic, &self.log_identity, outgoing) {
+            Take::Taken(ticket) => {
+                self.parked.push(ticket);
+                Flow::Continue
+            }
+            // Nobody but this thread ends the parking of a topic.
+            Take::Direct | Take::Soon | Take::Held => {
+                self.held = true;
+                Flow::Break
+            }
+        }
+    }
+
+    /// Notes that a topic was refused, if it is known which.
+    pub(super) fn note_refused(&mut self, topic: u16, code: RDKafkaErrorCode) {
+        self.topics.troubled(topic, code);
+        if let Some(name) = self.topics.name(topic) {
+            self.refused.insert(name.to_owned(), code);
+        }
+    }
+
     /// The client did not take a record: it concerns the record alone, or the transaction.
     fn not_taken(
         &mut self,
         outgoing: &Outgoing<'_>,
+        topic: u16,
         code: RDKafkaErrorCode,
     ) -> Result<Flow, ForwarderError> {
         match class(code) {
@@ -321,7 +385,12 @@ impl<'c> Sender<'c> {
                 self.probe(code);
                 Ok(Flow::Break)
             }
-            Class::Timestamp | Class::Transient | Class::Topic => {
+            Class::Timestamp | Class::Transient => {
+                self.note(Failure::Abort(Trouble::of(code, None)));
+                Ok(Flow::Break)
+            }
+            Class::Topic => {
+                self.note_refused(topic, code);
                 self.note(Failure::Abort(Trouble::of(code, None)));
                 Ok(Flow::Break)
             }
@@ -349,7 +418,14 @@ impl<'c> Sender<'c> {
                 self.verdicts.insert(offset, Verdict::WithoutTimestamp);
                 return Ok(Flow::Break);
             }
-            Class::Transient | Class::Topic | Class::Fatal => return Ok(Flow::Break),
+            Class::Topic => {
+                let last = self.open.as_ref().and_then(|open| open.sent.last());
+                if let Some(topic) = last.map(|(_, topic)| *topic) {
+                    self.note_refused(topic, code);
+                }
+                return Ok(Flow::Break);
+            }
+            Class::Transient | Class::Fatal => return Ok(Flow::Break),
         };
         self.set_aside(
             outgoing,

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::super::Flow;
 use super::super::headers::TimeText;
-use super::super::in_flight::Span;
 use super::super::lane::Trouble;
+use super::super::{Flow, ForwarderError};
 use super::failure::Failure;
 use super::position::Position;
-use super::sender::{POSITION_NUMBER, Sender};
+use super::sender::{Open, POSITION_NUMBER, Sender};
 use crate::clock;
 use crate::kafka::{Class, Message, Report, TransactionClass, class};
+use crate::record::Offset;
 
 /// Waits for reports: they are looked at, less and less often while nothing comes.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -28,7 +28,7 @@ const COMMIT_CALL: Duration = Duration::from_secs(1);
 const ABORT_CALL: Duration = Duration::from_millis(20);
 /// How long reports are waited for before a transaction is aborted, to look for the topics and the
 /// cluster anew: `topic_wait`, within these. Half of what the broker leaves it.
-const REPORTS_WITHIN_MIN: Duration = Duration::from_secs(5);
+const REPORTS_WITHIN_MIN: Duration = Duration::from_secs(10);
 const REPORTS_WITHIN_MAX: Duration = Duration::from_secs(30);
 /// What a rival that has fenced this gateway is left to claim the id (E4), so that the two do not fence
 /// each other in turn, each before the other's claim: it has a partition to read. Chosen by eye.
@@ -36,6 +36,9 @@ const RIVAL_CLAIMS_WITHIN: Duration = Duration::from_secs(3);
 /// How long an abort may take before the producer is given up; a new one aborts too.
 const ABORT_WITHIN: Duration = Duration::from_secs(5);
 const ABANDON_WITHIN: Duration = Duration::from_secs(1);
+/// Longest time for asking which topics are refused.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+
 impl Sender<'_> {
     /// Takes the reports that have come.
     pub(super) fn serve(&mut self) {
@@ -56,9 +59,15 @@ impl Sender<'_> {
         let Some(open) = &mut self.open else { return };
         open.unreported = open.unreported.saturating_sub(1);
         let Some(code) = report.error else { return };
-        let span = (report.opaque != POSITION_NUMBER)
-            .then(|| Span::one(open.first.plus(report.opaque as u64)));
-        self.note(Failure::Abort(Trouble::of(code, span)));
+        // The position's number is that of no record.
+        let sent = open.sent.get(report.opaque).copied();
+        // What is returned has its place in another log.
+        let is_returned = open.returned.is_some();
+        let trouble = Trouble::of(code, sent.map(|(span, _)| span).filter(|_| !is_returned));
+        if let (Class::Topic, Some((_, topic))) = (trouble.class, sent) {
+            self.note_refused(topic, code);
+        }
+        self.note(Failure::Abort(trouble));
     }
 
     /// Asks why the transaction can't go on; `code` is what made us ask.
@@ -117,7 +126,10 @@ impl Sender<'_> {
         if self.open.is_none() {
             return Flow::Continue;
         }
-        if self.send_position() == Flow::Break || self.until_reported() == Flow::Break {
+        if self.until_parked() == Flow::Break
+            || self.send_position() == Flow::Break
+            || self.until_reported() == Flow::Break
+        {
             return Flow::Break;
         }
         loop {
@@ -140,6 +152,30 @@ impl Sender<'_> {
         Flow::Continue
     }
 
+    /// Waits until parking logs have synced what the position is to lie behind (P2).
+    fn until_parked(&mut self) -> Flow {
+        while let Some(ticket) = self.parked.last() {
+            match ticket.is_synced() {
+                Some(true) => {
+                    self.parked.pop();
+                    continue;
+                }
+                Some(false) => {}
+                None => {
+                    let trouble = Trouble::of(RDKafkaErrorCode::FileSystem, None);
+                    self.note(Failure::Abort(trouble));
+                    return Flow::Break;
+                }
+            }
+            if self.stop.is_over() {
+                return Flow::Break;
+            }
+            thread::sleep(PAUSE_MIN);
+            self.serve();
+        }
+        Flow::Continue
+    }
+
     fn send_position(&mut self) -> Flow {
         let (Some(session), Some(open)) = (&self.session, &mut self.open) else {
             return Flow::Break;
@@ -153,6 +189,7 @@ impl Sender<'_> {
             host: self.host.clone(),
             time: TimeText::default().of(now_ms).to_owned(),
             superseded: self.superseded.clone(),
+            parking: open.positions(&self.parking),
         };
         let value = serde_json::to_vec(&position).expect("texts and numbers are always JSON");
         let message = Message {
@@ -186,8 +223,15 @@ impl Sender<'_> {
 
     fn settle(&mut self) {
         let Some(open) = self.open.take() else { return };
+        if open.next > self.floor {
+            self.parking.release();
+        }
         self.floor = open.next;
+        self.fingerprint = open.fingerprint;
         self.log.commit(open.next);
+        if let Some(returned) = &open.returned {
+            returned.log.commit(returned.next);
+        }
         self.verdicts = self.verdicts.split_off(&open.next);
         for (topic, records) in open.by_topic {
             self.topics.delivered(topic, records);
@@ -211,25 +255,31 @@ impl Sender<'_> {
     }
 
     /// Goes back to the floor after a failure; the session is gone where a new one is needed.
-    pub(super) fn recover(&mut self, failure: Failure) {
+    pub(super) fn recover(&mut self, failure: Failure) -> Result<(), ForwarderError> {
         match failure {
             Failure::Anew { code, text, fenced } => {
                 tracing::warn!(%code, text, offset = %self.floor, "the Kafka producer begins anew");
                 self.fenced |= fenced;
                 self.session = None;
-                self.open = None;
+                self.forget_open();
                 self.backoff.wait(&mut self.stop);
             }
-            Failure::Abort(trouble) => self.start_over(trouble),
+            Failure::Abort(trouble) => self.start_over(trouble)?,
         }
         if self.fenced && self.claimed {
             self.backoff
                 .wait_at_least(RIVAL_CLAIMS_WITHIN, &mut self.stop);
         }
+        Ok(())
     }
 
-    fn start_over(&mut self, trouble: Trouble) {
+    fn start_over(&mut self, trouble: Trouble) -> Result<(), ForwarderError> {
         let until = self.open.as_ref().map_or(self.floor, |open| open.next);
+        let sent_to = self
+            .open
+            .as_ref()
+            .map(|open| open.by_topic.keys().copied().collect());
+        let sent_to: Vec<u16> = sent_to.unwrap_or_default();
         // A report may say no more than that its message was given up; the transaction knows why.
         self.probe(RDKafkaErrorCode::NoError);
         let aborted = self.abort(ABORT_WITHIN);
@@ -244,7 +294,19 @@ impl Sender<'_> {
         };
         let code = trouble.code;
         tracing::warn!(%code, offset = %self.floor, "a transaction was aborted; once more from here");
-        self.open = None;
+        let open = self.open.take();
+        self.forget_open();
+        if let Some(Open {
+            returned: Some(returned),
+            sent,
+            ..
+        }) = open
+        {
+            if !aborted || code == RDKafkaErrorCode::MessageTimedOut {
+                self.session = None;
+            }
+            return self.return_failed(&returned, sent.len(), trouble);
+        }
         // Without an answer the topics, the offsets topic among them, are looked for anew.
         let mut keep = aborted && code != RDKafkaErrorCode::MessageTimedOut;
         match trouble.class {
@@ -252,6 +314,9 @@ impl Sender<'_> {
                 let refused_until = trouble.refused_until.unwrap_or(until.plus(1));
                 self.alone_until = self.alone_until.max(refused_until);
                 keep &= self.is_single();
+            }
+            Class::Topic if self.park_refused(&sent_to, until) => {
+                keep &= self.is_single() == (self.floor < self.alone_until);
             }
             Class::Transient | Class::Fatal => {
                 self.topic_is_known = false;
@@ -267,6 +332,47 @@ impl Sender<'_> {
         }
         if !keep {
             self.session = None;
+        }
+        Ok(())
+    }
+
+    /// Parks the topics that were refused, of those that the aborted transaction went to. Where it is
+    /// not known which, since none of its messages got a report, records are sent alone, up to the
+    /// first that is refused. False if a topic can't be parked, or is not found.
+    fn park_refused(&mut self, sent_to: &[u16], until: Offset) -> bool {
+        if self.refused.is_empty() {
+            self.ask_for(sent_to);
+        }
+        let hunted = std::mem::take(&mut self.hunting);
+        if hunted {
+            self.alone_until = self.floor;
+        }
+        let refused = std::mem::take(&mut self.refused);
+        if refused.is_empty() && !hunted {
+            self.hunting = true;
+            self.alone_until = self.alone_until.max(until.plus(1));
+            return true;
+        }
+        let mut all_parked = !refused.is_empty();
+        for (topic, code) in refused {
+            all_parked &= self.parking.begin(&topic, code);
+        }
+        all_parked
+    }
+
+    /// Asks the cluster which of these topics it refuses. It may tell of one that it would not let us
+    /// write to.
+    fn ask_for(&mut self, topics: &[u16]) {
+        let give_up = Instant::now() + ASK_WITHIN;
+        for number in topics {
+            let left = give_up.saturating_duration_since(Instant::now());
+            let (Some(session), Some(name)) = (&self.session, self.topics.name(*number)) else {
+                continue;
+            };
+            let error = session.producer.topic_error(name, left);
+            if let Some(code) = error.filter(|code| class(*code) == Class::Topic) {
+                self.refused.insert(name.to_owned(), code);
+            }
         }
     }
 
@@ -310,6 +416,7 @@ impl Sender<'_> {
     /// Leaves the open transaction to the next producer, which aborts it.
     pub(super) fn forget_open(&mut self) {
         self.open = None;
+        self.parked.clear();
     }
 
     /// Gives up at the end of the grace period. What is open is aborted if Kafka answers, so that
