@@ -351,17 +351,18 @@ impl Sender<'_> {
     pub(super) fn return_failed(
         &mut self,
         returned: &Returned,
-        sent: usize,
+        sent: &[(Span, u16)],
         trouble: Trouble,
     ) -> Result<(), ForwarderError> {
         let topic = returned.topic.as_str();
         self.refused.clear();
         match trouble.class {
             Class::Topic => return self.refused_again(topic, trouble.code),
-            Class::Record(_) | Class::Timestamp if sent > 1 => {
-                self.returning.set_limit(topic, sent / 2);
-            }
-            Class::Record(_) | Class::Timestamp => self.condemn(returned, trouble),
+            Class::Record(_) | Class::Timestamp => match sent {
+                [] => {}
+                [(alone, _)] => self.condemn(topic, alone.first, trouble),
+                several => self.returning.set_limit(topic, several.len() / 2),
+            },
             Class::Transient | Class::Fatal => {
                 self.parking.later(topic, AGAIN_UNANSWERED);
                 self.topic_is_known = false;
@@ -372,17 +373,16 @@ impl Sender<'_> {
     }
 
     /// A record was refused alone: once more without a timestamp, if that is why, then no more.
-    fn condemn(&mut self, returned: &Returned, trouble: Trouble) {
-        let place = returned.log.committed();
+    fn condemn(&mut self, topic: &str, place: Offset, trouble: Trouble) {
         let verdicts = &mut self.returning.verdicts;
-        let before = verdicts.get(&returned.topic);
+        let before = verdicts.get(topic);
         let again = before.is_some_and(|refusal| refusal.place == place);
         let refusal = Refusal {
             place,
             code: trouble.code,
             without_timestamp: again || trouble.class != Class::Timestamp,
         };
-        verdicts.insert(returned.topic.clone(), refusal);
+        verdicts.insert(topic.to_owned(), refusal);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -33,6 +34,9 @@ pub(super) const RECORDS_MAX: usize = 20_000;
 pub(super) const BYTES_MAX: usize = 16 << 20;
 /// Most records of a transaction that are sent alone: what a refusal costs the others.
 const ALONE_RECORDS_MAX: usize = 64;
+/// Longest wait for a parking log that has just no room in memory, and how often it is looked at.
+const SOON_WITHIN: Duration = Duration::from_secs(1);
+const SOON_LOOK: Duration = Duration::from_millis(1);
 /// The number that the position is sent with; records have theirs from 0.
 pub(super) const POSITION_NUMBER: usize = usize::MAX;
 
@@ -347,15 +351,19 @@ impl<'c> Sender<'c> {
     /// Parks a record whose topic is parked. One that can't be parked holds up all behind it: the
     /// caller commits what is open and comes again.
     fn park(&mut self, outgoing: &Outgoing<'_>, topic: &str) -> Flow {
-        match self.parking.take(topic, &self.log_identity, outgoing) {
-            Take::Taken(ticket) => {
-                self.parked.push(ticket);
-                Flow::Continue
-            }
-            // Nobody but this thread ends the parking of a topic.
-            Take::Direct | Take::Soon | Take::Held => {
-                self.held = true;
-                Flow::Break
+        let give_up = Instant::now() + SOON_WITHIN;
+        loop {
+            match self.parking.take(topic, &self.log_identity, outgoing) {
+                Take::Taken(ticket) => {
+                    self.parked.push(ticket);
+                    return Flow::Continue;
+                }
+                Take::Soon if Instant::now() < give_up => thread::sleep(SOON_LOOK),
+                // Nobody but this thread ends the parking of a topic.
+                Take::Direct | Take::Soon | Take::Held => {
+                    self.held = true;
+                    return Flow::Break;
+                }
             }
         }
     }

@@ -305,7 +305,7 @@ impl Sender<'_> {
             if !aborted || code == RDKafkaErrorCode::MessageTimedOut {
                 self.session = None;
             }
-            return self.return_failed(&returned, sent.len(), trouble);
+            return self.return_failed(&returned, &sent, trouble);
         }
         // Without an answer the topics, the offsets topic among them, are looked for anew.
         let mut keep = aborted && code != RDKafkaErrorCode::MessageTimedOut;

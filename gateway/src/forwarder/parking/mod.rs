@@ -40,6 +40,8 @@
 pub(super) mod entry;
 pub(super) mod returning;
 mod store;
+#[cfg(test)]
+mod tests;
 mod topic;
 pub(super) mod unpark;
 
