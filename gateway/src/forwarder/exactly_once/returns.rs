@@ -48,6 +48,8 @@ pub(super) struct Returned {
     pub(super) next: Offset,
     /// Nothing more goes in.
     full: bool,
+    /// A record of it was refused, rather than the position.
+    pub(super) is_refused: bool,
 }
 
 /// What is known of topics on their return.
@@ -179,6 +181,7 @@ impl Sender<'_> {
                 identity: identity.clone(),
                 next: log.committed(),
                 full: false,
+                is_refused: false,
             });
         }
         let found = Found {
@@ -358,6 +361,9 @@ impl Sender<'_> {
         self.refused.clear();
         match trouble.class {
             Class::Topic => return self.refused_again(topic, trouble.code),
+            Class::Record(_) | Class::Timestamp if !returned.is_refused => {
+                self.parking.later(topic, AGAIN);
+            }
             Class::Record(_) | Class::Timestamp => match sent {
                 [] => {}
                 [(alone, _)] => self.condemn(topic, alone.first, trouble),

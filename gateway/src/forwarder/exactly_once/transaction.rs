@@ -61,9 +61,17 @@ impl Sender<'_> {
         let Some(code) = report.error else { return };
         // The position's number is that of no record.
         let sent = open.sent.get(report.opaque).copied();
-        // What is returned has its place in another log.
-        let is_returned = open.returned.is_some();
-        let trouble = Trouble::of(code, sent.map(|(span, _)| span).filter(|_| !is_returned));
+        let span = sent.map(|(span, _)| span);
+        let trouble = match &mut open.returned {
+            None => Trouble::of(code, span),
+            // What is returned has its place in another log.
+            Some(returned) => {
+                let trouble = Trouble::of(code, None);
+                let is_refusal = matches!(trouble.class, Class::Record(_) | Class::Timestamp);
+                returned.is_refused |= span.is_some() && is_refusal;
+                trouble
+            }
+        };
         if let (Class::Topic, Some((_, topic))) = (trouble.class, sent) {
             self.note_refused(topic, code);
         }
