@@ -128,8 +128,8 @@ fn each_right_that_is_missing_is_named_and_waited_for() {
     let (_, said) = gateway.check_connect();
     assert!(said.contains(no_id) && !said.contains(no_topic), "{said}");
     kafka.allow(&TRANSACTIONS);
-    gateway.wait_log("Kafka refuses a topic of a transaction", SOON);
-    assert!(gateway.metric(BUFFERED, &[]) >= Some(1.0), "it waits");
+    gateway.wait_log("they are parked until it does", SOON);
+    gateway.wait_metric("edge_gateway_parking_records", &[], 1.0, SOON);
     kafka.allow(&["--topic", topic]);
     gateway.wait_metric(DELIVERED, &[], 1.0, SOON);
     let policy = kafka.topic_property(offsets, "cleanup.policy");
