@@ -211,6 +211,8 @@ pub struct Metrics {
     pub parking_bytes: Level,
     /// 1 while a record that can't be parked holds the forwarder back.
     pub parking_held: Level,
+    /// Records whose route made a topic name that Kafka cannot have, and that was repaired.
+    pub topic_names_repaired: Family<SourceLabel, Count>,
     /// What was found amiss with the log, by case.
     pub recoveries: Family<OutcomeLabel, Count>,
     /// Redeliveries recognised and not stored again.
@@ -310,6 +312,7 @@ impl Metrics {
             parking_records: Level::default(),
             parking_bytes: Level::default(),
             parking_held: Level::default(),
+            topic_names_repaired: Family::default(),
             recoveries: Family::default(),
             duplicates: Family::default(),
             frames_rejected: Family::default(),
@@ -346,6 +349,11 @@ impl Metrics {
             "dead_letters",
             "Records set aside as dead letters",
             self.dead_letters.clone(),
+        );
+        r.register(
+            "topic_names_repaired",
+            "Records whose topic name had characters replaced, or was cut",
+            self.topic_names_repaired.clone(),
         );
         r.register(
             "buffer_recoveries",

@@ -50,6 +50,15 @@ fn route(value: &Value<'_>, names: &[&str], sources: &[Source]) -> Option<Route>
     let mut route = Draft {
         route: pattern.map(|pattern| Route::new(source, pattern)),
     };
+    let drops = section.get("drop").and_then(|value| value.boolean());
+    if drops == Some(true) {
+        only_drops(&mut section);
+        section.finish();
+        return route.route.map(|mut route| {
+            route.set_drop();
+            route
+        });
+    }
     if let Some(value) = section.required("topic", "topic = \"air-quality\"") {
         topic(&value, &mut route);
     }
@@ -62,6 +71,16 @@ fn route(value: &Value<'_>, names: &[&str], sources: &[Source]) -> Option<Route>
     }
     section.finish();
     route.route
+}
+
+/// A route that drops has nothing to say of Kafka.
+fn only_drops(section: &mut Section<'_>) {
+    for name in ["topic", "key", "headers"] {
+        if let Some(value) = section.get(name) {
+            let hint = format!("remove {name}, or drop = true");
+            value.wrong("makes no sense on a route that drops its records", hint);
+        }
+    }
 }
 
 /// A route whose pattern may be wrong, in which case its templates are still checked as far as

@@ -166,6 +166,8 @@ const CASES: &[Case] = &[
     ("[[routes]]", "key = \"{b\"", "routes[0].key", "never closed", "{names}"),
     ("[[routes]]", "headers = { ce_id = \"x\" }", "routes[0].headers.ce_id", "the gateway sets itself", "another name"),
     ("[[routes]]", "source = \"press\"", "routes[0].match", "never matches", "press/{device}"),
+    ("[[routes]]", "drop = true", "routes[0].topic", "makes no sense", "remove topic"),
+    ("[[routes]]", "drop = \"yes\"", "routes[0].drop", "true or false", "true"),
     // Delivery.
     ("[kafka]", "delivery = \"twice\"", "kafka.delivery", "not one of the allowed", "exactly_once"),
     ("[kafka]", "transaction_interval = \"1 min\"", "kafka.transaction_interval", "out of range", "10 s"),
@@ -201,7 +203,11 @@ fn each_mistake_is_reported_alone_with_its_line_key_and_hint() {
 fn a_mistake_names_the_line_that_it_is_in() {
     // Some cases are wrong in another line than their own: a section's header, or a line below.
     for (section, line, key, ..) in CASES {
-        if line.contains('\n') || *key == "gatewax" || line.contains("source = \"press\"") {
+        if line.contains('\n')
+            || *key == "gatewax"
+            || *line == "drop = true"
+            || line.contains("source = \"press\"")
+        {
             continue;
         }
         let text = with(section, line);

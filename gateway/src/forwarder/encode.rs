@@ -1,5 +1,7 @@
 //! From a record of the log to a message for Kafka, through buffers that are used again.
 
+use std::sync::Arc;
+
 use super::event_time::{DeviceTimeWindow, event_time};
 use super::gap::{self, Gap};
 use super::headers::HeaderMaker;
@@ -11,7 +13,8 @@ use crate::clock::timeline::{Boots, Dated, Timeline};
 use crate::commit_log::{Hole, Loss};
 use crate::config::{Config, ValueFormat};
 use crate::kafka::Message;
-use crate::record::{PayloadKind, RecordView};
+use crate::metrics::{Metrics, SourceLabel, SourceReason};
+use crate::record::{Offset, PayloadKind, RecordView};
 
 /// What librdkafka keeps for a message beside its contents. Chosen by eye from its structure, not
 /// measured.
@@ -56,14 +59,6 @@ impl<'a> Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// It has its place in the log and nothing in it is for Kafka.
-    pub(super) fn is_note(&self) -> bool {
-        match self {
-            Self::Record(record) => record.kind == PayloadKind::Note,
-            Self::Hole { .. } | Self::Parked { .. } => false,
-        }
-    }
-
     /// It comes from the main log.
     pub(super) fn may_be_parked(&self) -> bool {
         match self {
@@ -117,10 +112,18 @@ pub(super) struct Encoder {
     device_time: DeviceTimeWindow,
     /// Identity of the main log.
     log_identity: String,
+    metrics: Arc<Metrics>,
+    /// What is counted of a record is counted when it comes by first; after trouble it comes again.
+    counted_below: Offset,
 }
 
 impl Encoder {
-    pub(super) fn new(config: &Config, log_identity: &str, boots: Boots) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        log_identity: &str,
+        boots: Boots,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let kafka = &config.kafka;
         Self {
             router: Router::new(config.routes.clone(), &kafka.topic, kafka.key.clone()),
@@ -133,7 +136,41 @@ impl Encoder {
             timeline: Timeline::new(clock::boot_id(), boots),
             device_time: kafka.device_time,
             log_identity: log_identity.to_owned(),
+            metrics,
+            counted_below: Offset::ZERO,
         }
+    }
+
+    /// It has its place in the log and nothing in it is for Kafka: a source's note about itself, or
+    /// a record that a route drops, which is counted. Asked before [`Encoder::encode`].
+    pub(super) fn passes_over(&mut self, outgoing: &Outgoing<'_>) -> bool {
+        let Outgoing::Record(record) = outgoing else {
+            return false;
+        };
+        match record.kind {
+            PayloadKind::Note => true,
+            PayloadKind::Gap => false,
+            PayloadKind::Opaque | PayloadKind::SenmlCbor => {
+                let drops = self.router.drops(record, &mut self.routed);
+                if drops && self.is_first(record) {
+                    let label = SourceReason {
+                        source: record.source.to_owned(),
+                        reason: "route".to_owned(),
+                    };
+                    self.metrics.dropped.get_or_create(&label).inc();
+                }
+                drops
+            }
+        }
+    }
+
+    /// Whether the record comes by for the first time in this run; it does so once.
+    fn is_first(&mut self, record: &RecordView<'_>) -> bool {
+        let is_first = record.offset >= self.counted_below;
+        if is_first {
+            self.counted_below = record.offset.plus(1);
+        }
+        is_first
     }
 
     /// Goes on with another identity of the log, which is part of each record's id.
@@ -196,6 +233,11 @@ impl Encoder {
     fn telemetry<'a>(&'a mut self, record: &RecordView<'a>) -> Result<Encoded<'a>, Undeliverable> {
         let time = event_time(record, self.dated(record), self.device_time);
         self.router.route(record, &mut self.routed);
+        if self.routed.topic_repaired() && self.is_first(record) {
+            let source = record.source.to_owned();
+            let repaired = &self.metrics.topic_names_repaired;
+            repaired.get_or_create(&SourceLabel { source }).inc();
+        }
         let (value, media_type) =
             value::value(self.format, record.kind, record.payload, &mut self.value).map_err(
                 |error| Undeliverable {

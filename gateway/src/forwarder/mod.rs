@@ -19,7 +19,7 @@
 //!   becomes a dead letter; its neighbours go on in order. Records delivered before are not sent
 //!   twice.
 //! - **A source's note about itself** ([`PayloadKind::Note`](crate::record::PayloadKind::Note)) is
-//!   passed over.
+//!   passed over, and so is a record that a route drops, counted.
 //! - **A topic unknown or forbidden**: its records are parked until it answers; those of other topics
 //!   go on ([`parking`]).
 //! - **Producer broken**: a new one, from the floor.
@@ -237,10 +237,10 @@ impl<'c> Forwarder<'c> {
         let reader = Reader::new(log.clone(), Arc::clone(&metrics));
         let sender = Sender {
             config,
+            encoder: Encoder::new(config, &log.identity(), boots, Arc::clone(&metrics)),
             metrics,
             dead_letters,
             parking,
-            encoder: Encoder::new(config, &log.identity(), boots),
             log_identity: log.identity(),
             lane,
             sending: Sending::Streaming,
@@ -341,7 +341,7 @@ impl Sender<'_> {
         if self.lane.skip_settled(span) {
             return Ok(Flow::Continue);
         }
-        if outgoing.is_note() {
+        if self.encoder.passes_over(outgoing) {
             self.lane.settle_now(span);
             return Ok(Flow::Continue);
         }

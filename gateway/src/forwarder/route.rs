@@ -31,6 +31,7 @@ pub struct Route {
     topic: Option<Template>,
     key: Option<Template>,
     headers: Vec<(String, Template)>,
+    drops: bool,
 }
 
 impl Route {
@@ -44,7 +45,13 @@ impl Route {
             topic: None,
             key: None,
             headers: Vec::new(),
+            drops: false,
         }
+    }
+
+    /// Has the route drop its records: they are not for Kafka.
+    pub fn set_drop(&mut self) {
+        self.drops = true;
     }
 
     /// Names of the captures that its templates may use.
@@ -100,6 +107,7 @@ pub struct Router {
     routes: Vec<Route>,
     topic: String,
     key: Template,
+    has_drops: bool,
 }
 
 impl Router {
@@ -107,10 +115,17 @@ impl Router {
     #[must_use]
     pub fn new(routes: Vec<Route>, topic: &str, key: Template) -> Self {
         Self {
+            has_drops: routes.iter().any(|route| route.drops),
             routes,
             topic: topic.to_owned(),
             key,
         }
+    }
+
+    /// Whether the route that takes a record drops it, in the memory of `routed`; of that nothing
+    /// is left. One that is dropped is not to be routed. Costs nothing where no route drops.
+    pub fn drops(&self, record: &RecordView<'_>, routed: &mut Routed) -> bool {
+        self.has_drops && self.find(record, routed).is_some_and(|route| route.drops)
     }
 
     /// Finds where a record goes, and fills `routed` with it. What `routed` held before is gone.

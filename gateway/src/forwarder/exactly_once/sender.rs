@@ -152,7 +152,7 @@ impl<'c> Sender<'c> {
             stop: Stop::new(stop, pulse, grace),
             backoff: Backoff::new(),
             received_here_from,
-            encoder: Encoder::new(config, &log_identity, boots),
+            encoder: Encoder::new(config, &log_identity, boots, Arc::clone(&metrics)),
             log_identity,
             instance: super::connect::random_name(),
             host: super::connect::host_name(),
@@ -230,7 +230,7 @@ impl<'c> Sender<'c> {
             return Ok(Flow::Break);
         }
         let is_settled = self.verdicts.get(&span.first) == Some(&Verdict::SetAside);
-        if !is_settled && !outgoing.is_note() {
+        if !is_settled && !self.encoder.passes_over(outgoing) {
             let flow = self.send(outgoing)?;
             if flow == Flow::Break {
                 return Ok(Flow::Break);

@@ -156,3 +156,125 @@ proptest! {
         prop_assert_eq!(to.key().unwrap_or(""), expected);
     }
 }
+
+#[test]
+fn a_route_that_drops_takes_its_records_and_no_others() {
+    let mut drop = Route::new(
+        None,
+        Pattern::parse("city/+/debug/#").expect("valid pattern"),
+    );
+    drop.set_drop();
+    let keeper = route(None, "city/keep/debug/#", "kept");
+    let router = router(vec![keeper, drop, route(None, "#", "rest")]);
+    let drops = |subject| router.drops(&record("s", subject, MQTT), &mut Routed::default());
+    assert!(drops("city/north/debug/x"));
+    assert!(!drops("city/keep/debug/x"), "an earlier route wins");
+    assert!(!drops("city/north/air"), "a later one takes it");
+}
+
+/// A route of the naive model: source, levels of its pattern, parts of its topic, and whether it
+/// drops.
+type ModelRoute = (
+    Option<&'static str>,
+    Vec<&'static str>,
+    Vec<&'static str>,
+    bool,
+);
+
+const LEVELS: [&str; 8] = ["a", "b", "", "+", "#", "{x}", "{y}", "{device}"];
+const PARTS: [&str; 6] = ["t", "{x}", "{y}", "{device}", "{source}", "{subject}"];
+
+fn is_capture(part: &str) -> bool {
+    part.starts_with('{')
+}
+
+/// A valid one: "#" last, captures once each, a topic of what the pattern captures.
+fn model_route() -> impl Strategy<Value = ModelRoute> {
+    let levels = prop::collection::vec(prop::sample::select(LEVELS.to_vec()), 1..5);
+    let parts = prop::collection::vec(prop::sample::select(PARTS.to_vec()), 1..4);
+    let source = prop::sample::select(vec![None, Some("s"), Some("other")]);
+    (source, levels, parts, any::<bool>()).prop_map(|(source, mut levels, mut parts, drops)| {
+        if let Some(rest) = levels.iter().position(|level| *level == "#") {
+            levels.truncate(rest + 1);
+        }
+        let mut seen = Vec::new();
+        levels.retain(|level| {
+            let twice = is_capture(level) && seen.contains(level);
+            seen.push(level);
+            !twice
+        });
+        if levels == [""] {
+            levels.push("a");
+        }
+        parts.retain(|part| !["{x}", "{y}"].contains(part) || levels.contains(part));
+        parts.push("-");
+        (source, levels, parts, drops)
+    })
+}
+
+fn naive_captures<'s>(
+    levels: &[&'static str],
+    subject: &[&'s str],
+) -> Option<Vec<(&'static str, &'s str)>> {
+    match (levels, subject) {
+        ([], []) | (["#"], _) => Some(Vec::new()),
+        ([level, levels @ ..], [found, subject @ ..]) => {
+            let here = *level == "+" || is_capture(level) || level == found;
+            let mut behind = naive_captures(levels, subject).filter(|_| here)?;
+            if is_capture(level) {
+                behind.push((level, found));
+            }
+            Some(behind)
+        }
+        ([], [_, ..]) | ([_, ..], []) => None,
+    }
+}
+
+fn naive_topic(parts: &[&str], subject: &str, captures: &[(&str, &str)]) -> String {
+    let value = |part: &str| match captures.iter().find(|(name, _)| *name == part) {
+        Some((_, found)) => (*found).to_owned(),
+        None => part
+            .replace("{source}", "s")
+            .replace("{subject}", subject)
+            .replace("{device}", subject),
+    };
+    let topic: String = parts.iter().map(|part| value(part)).collect();
+    topic
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn records_go_where_the_first_route_of_a_naive_model_sends_them(
+        routes in prop::collection::vec(model_route(), 0..4),
+        subject in prop::collection::vec(prop::sample::select(vec!["a", "b", "", "é", "c d"]), 1..5),
+    ) {
+        let text = subject.join("/");
+        let taken = routes.iter().find_map(|(source, levels, parts, drops)| {
+            let captures = naive_captures(levels, &subject).filter(|_| source.is_none_or(|s| s == "s"))?;
+            Some((naive_topic(parts, &text, &captures), *drops))
+        });
+        let (topic, drops) = taken.unwrap_or(("telemetry".to_owned(), false));
+        let compiled = routes.iter().map(|(source, levels, parts, drops)| {
+            let mut route = route(*source, &levels.join("/"), &parts.concat());
+            if *drops {
+                route.set_drop();
+            }
+            route
+        });
+        let router = router(compiled.collect());
+        let record = record("s", &text, MQTT);
+        prop_assert_eq!(router.drops(&record, &mut Routed::default()), drops);
+        let to = routed(&router, &record);
+        prop_assert_eq!(to.topic(), topic.as_str());
+        prop_assert!(is_topic_name(to.topic()));
+    }
+}
