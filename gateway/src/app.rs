@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! start   log, dead letters, parked topics opened and locked → device registry, not waited for → HTTP
-//!         → forwarder thread → sources → supervisor
-//! drain   sources stop, wait for the commit of what they took, acknowledge
-//!         → forwarder delivers for `shutdown_grace` → logs closed → device registry closed
+//!         → forwarder thread → sources → control socket → supervisor
+//! drain   control socket and sources stop, wait for the commit of what they took, acknowledge
+//!         → forwarder delivers for `shutdown_grace` → copies of dead letters end → logs closed
+//!         → device registry closed
 //! ```
 //!
 //! The log is opened before any source connects: a second gateway on the same directory must not
@@ -34,6 +35,8 @@ use crate::commit_log::{
 };
 use crate::config::{Config, Source, SourceKind, WhenFull};
 use crate::dead_letters::DeadLetters;
+use crate::dead_letters::control::Control;
+use crate::dead_letters::copies::{self, Copier};
 use crate::forwarder::parking::Parking;
 use crate::forwarder::route::Router;
 use crate::forwarder::{self, ForwarderContext, ForwarderError};
@@ -48,6 +51,9 @@ use crate::source::modbus::Bus;
 use crate::source::{self, SourceContext, SourceError};
 use crate::state::GatewayState;
 use crate::supervisor::{Notifier, Pipeline, Readiness, Supervisor};
+
+/// What the forwarder may take beyond its grace period.
+const FORWARDER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the gateway ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +173,7 @@ struct Gateway {
     progress: watch::Receiver<Progress>,
     dead_letters: DeadLetters,
     parking: Parking,
+    copier: Option<Copier>,
     metrics: Arc<Metrics>,
     devices: Registry,
 }
@@ -213,8 +220,7 @@ impl Gateway {
         report(&recovery, &log, &metrics);
         log_slot.set(&log);
         opening.0.send_replace(log.progress());
-        let dead_letters = DeadLetters::open(&config.gateway.data_dir, &owner, &metrics)
-            .map_err(AppError::Open)?;
+        let (dead_letters, copier) = open_dead_letters(&config, &log, &owner, &metrics)?;
         let parking = Parking::open(&config, &owner, Arc::clone(&metrics));
         let progress = opening.1.clone();
         let devices = open_registry(&config, &metrics);
@@ -225,12 +231,13 @@ impl Gateway {
             progress,
             dead_letters,
             parking,
+            copier,
             metrics,
             devices,
         })
     }
 
-    async fn run(self, file: &Path, notifier: Arc<Notifier>) -> Result<Ended, AppError> {
+    async fn run(mut self, file: &Path, notifier: Arc<Notifier>) -> Result<Ended, AppError> {
         let mut signals = Signals::listen().map_err(AppError::Start)?;
         let mut running = self.start(&notifier).await?;
         let mut progress = self.progress.clone();
@@ -253,7 +260,7 @@ impl Gateway {
         self.drain(running, ended).await
     }
 
-    async fn start(&self, notifier: &Arc<Notifier>) -> Result<Running, AppError> {
+    async fn start(&mut self, notifier: &Arc<Notifier>) -> Result<Running, AppError> {
         let address = self.config.http.listen;
         let listener = TcpListener::bind(address)
             .await
@@ -263,6 +270,7 @@ impl Gateway {
         let stop_forwarder = Arc::new(AtomicBool::new(false));
         let pulse = Pulse::default();
         let (forwarder, forwarder_ended) = self.spawn_forwarder(&stop_forwarder, &pulse)?;
+        let copier = self.spawn_copier()?;
         let mut sources = JoinSet::new();
         let ready = self.spawn_sources(&mut sources, &stop_sources);
         let pipeline = Pipeline {
@@ -275,6 +283,7 @@ impl Gateway {
         let status = Arc::new(Status {
             gateway_id: self.config.gateway.id.clone(),
             log: self.log.clone(),
+            dead_letters: self.dead_letters.clone(),
             bytes_max: self.config.buffer.bytes_max,
             parking: self.parking.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -285,12 +294,15 @@ impl Gateway {
         });
         tokio::spawn(http::serve(listener, status, stop_http.clone()));
         tokio::spawn(supervisor.run());
+        let control = self.spawn_control(&stop_sources);
         tracing::info!(gateway = self.config.gateway.id, %address, "running");
         Ok(Running {
             sources,
+            control,
             stop_sources,
             forwarder,
             forwarder_ended,
+            copier,
             stop_forwarder,
             stop_http,
         })
@@ -306,16 +318,17 @@ impl Gateway {
         while let Some(ended) = running.sources.join_next().await {
             outcome = outcome.and_then(|how| source_ended(ended).map(|()| how));
         }
+        running
+            .control
+            .await
+            .map_err(|_| AppError::Panicked("the control socket"))?;
         running.stop_forwarder.store(true, Ordering::Relaxed);
-        let forwarder = running.forwarder;
-        let joined = tokio::task::spawn_blocking(move || forwarder.join());
-        let forwarded = match joined.await {
-            Ok(Ok(result)) => result.map_err(AppError::from),
-            Ok(Err(_)) | Err(_) => Err(AppError::Panicked("the forwarder")),
-        };
+        let forwarded = self.join_forwarder(running.forwarder).await;
         let (log, dead_letters) = (self.log.clone(), self.dead_letters.clone());
+        let (copier, stop_http) = (running.copier, running.stop_http);
         let (parking, mut devices) = (self.parking, self.devices);
         let closed = tokio::task::spawn_blocking(move || {
+            copier.end();
             log.close();
             dead_letters.close();
             parking.close();
@@ -324,7 +337,7 @@ impl Gateway {
         closed
             .await
             .map_err(|_| AppError::Panicked("closing the log"))?;
-        running.stop_http.cancel();
+        stop_http.cancel();
         let stats = self.log.stats();
         tracing::info!(undelivered = stats.undelivered, "stopped");
         if self.log.failure().is_some() {
@@ -361,6 +374,52 @@ impl Gateway {
                 forwarder::run(&config, context, config.gateway.shutdown_grace)
             });
         Ok((thread.map_err(AppError::Start)?, forwarder_ended))
+    }
+
+    /// Waits for the forwarder to end, which has been told to. One that waits for a full disk to take
+    /// a dead letter is not waited for beyond its grace period; its record stays in the log.
+    async fn join_forwarder(
+        &self,
+        forwarder: JoinHandle<Result<(), ForwarderError>>,
+    ) -> Result<(), AppError> {
+        let mut joined = tokio::task::spawn_blocking(move || forwarder.join());
+        let grace = self.config.gateway.shutdown_grace + FORWARDER_PATIENCE;
+        let ended = match tokio::time::timeout(grace, &mut joined).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                if self.dead_letters.condition() == Condition::Full {
+                    let dead_letters = self.dead_letters.clone();
+                    tokio::task::spawn_blocking(move || dead_letters.close());
+                }
+                joined.await
+            }
+        };
+        match ended {
+            Ok(Ok(result)) => result.map_err(AppError::from),
+            Ok(Err(_)) | Err(_) => Err(AppError::Panicked("the forwarder")),
+        }
+    }
+
+    fn spawn_copier(&mut self) -> Result<CopierThread, AppError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let Some(copier) = self.copier.take() else {
+            return Ok(CopierThread { stop, handle: None });
+        };
+        let flag = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("letter-copies".to_owned())
+            .spawn(move || copier.run(&flag));
+        let handle = Some(thread.map_err(AppError::Start)?);
+        Ok(CopierThread { stop, handle })
+    }
+
+    fn spawn_control(&self, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
+        let control = Control {
+            letters: self.dead_letters.clone(),
+            main: self.log.clone(),
+            boots: self.state.boots().clone(),
+        };
+        tokio::spawn(control.serve(self.config.gateway.data_dir.clone(), stop.clone()))
     }
 
     fn spawn_sources(
@@ -410,9 +469,11 @@ impl Gateway {
 /// What a drain has to end.
 struct Running {
     sources: JoinSet<Result<(), SourceError>>,
+    control: tokio::task::JoinHandle<()>,
     stop_sources: CancellationToken,
     forwarder: JoinHandle<Result<(), ForwarderError>>,
     forwarder_ended: tokio::sync::oneshot::Receiver<()>,
+    copier: CopierThread,
     stop_forwarder: Arc<AtomicBool>,
     stop_http: CancellationToken,
 }
@@ -421,6 +482,43 @@ type ForwarderThread = (
     JoinHandle<Result<(), ForwarderError>>,
     tokio::sync::oneshot::Receiver<()>,
 );
+
+/// The thread that copies dead letters, if they are copied.
+struct CopierThread {
+    stop: Arc<AtomicBool>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl CopierThread {
+    /// Ends it, and waits for that: some two seconds at most.
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if self.handle.is_some_and(|handle| handle.join().is_err()) {
+            tracing::error!("the thread that copies dead letters panicked");
+        }
+    }
+}
+
+fn open_dead_letters(
+    config: &Config,
+    log: &CommitLog,
+    owner: &str,
+    metrics: &Metrics,
+) -> Result<(DeadLetters, Option<Copier>), AppError> {
+    let data_dir = &config.gateway.data_dir;
+    let budget = config.dead_letters.budget;
+    let opened = DeadLetters::with_budget(data_dir, owner, metrics, budget);
+    let dead_letters = opened.map_err(AppError::Open)?;
+    if let Err(error) = dead_letters.reclaim(log) {
+        tracing::warn!(%error, "dead letters can't be read; those that are gone keep their space");
+    }
+    let Some(topic) = &config.dead_letters.topic else {
+        return Ok((dead_letters, None));
+    };
+    let (copies, copier) = copies::copies(config, topic, &metrics.letters)
+        .map_err(|error| AppError::Forwarder(ForwarderError::Producer(error)))?;
+    Ok((dead_letters.copied_to(copies), Some(copier)))
+}
 
 /// Never fails, and is not waited for: a registry that can't be read begins anew.
 fn open_registry(config: &Config, metrics: &Metrics) -> Registry {

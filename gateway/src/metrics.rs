@@ -21,6 +21,7 @@ use prometheus_client::metrics::info::Info;
 
 use crate::clock;
 use crate::commit_log::{CommitLog, Finding, Item, Severity};
+use crate::dead_letters::LetterFigures;
 use crate::record::SourceName;
 use crate::registry::RegistryFigures;
 
@@ -81,7 +82,7 @@ pub struct ReasonLabel {
 /// Label `outcome`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
-    /// See [`crate::commit_log::Outcome::label`].
+    /// A short, fixed word.
     pub outcome: &'static str,
 }
 
@@ -211,6 +212,8 @@ pub struct Metrics {
     pub parking_bytes: Level,
     /// 1 while a record that can't be parked holds the forwarder back.
     pub parking_held: Level,
+    /// Of dead letters, beside those stored.
+    pub letters: LetterFigures,
     /// Records whose route made a topic name that Kafka cannot have, and that was repaired.
     pub topic_names_repaired: Family<SourceLabel, Count>,
     /// What was found amiss with the log, by case.
@@ -312,6 +315,7 @@ impl Metrics {
             parking_records: Level::default(),
             parking_bytes: Level::default(),
             parking_held: Level::default(),
+            letters: LetterFigures::default(),
             topic_names_repaired: Family::default(),
             recoveries: Family::default(),
             duplicates: Family::default(),
@@ -398,6 +402,7 @@ impl Metrics {
         self.register_parking();
         let r = &mut self.registry;
         self.modbus.register(r);
+        self.letters.register(r);
         self.devices.register(r);
         self
     }

@@ -114,6 +114,26 @@ pub enum PayloadKind {
     Note = 3,
 }
 
+impl PayloadKind {
+    /// Its name for machines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Opaque => "opaque",
+            Self::SenmlCbor => "senml_cbor",
+            Self::Gap => "gap",
+            Self::Note => "note",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let kinds = [Self::Opaque, Self::SenmlCbor, Self::Gap, Self::Note];
+        kinds.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 /// What an MQTT source notes about its session at the broker.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SessionNote {
@@ -164,6 +184,19 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// An MQTT publish that no later delivery is to be compared with.
+    pub const MQTT: Self = Self::Mqtt {
+        qos: 0,
+        packet_id: 0,
+        dup: false,
+        settled: Settled {
+            acknowledged_below: Offset::ZERO,
+            released_below: Offset::ZERO,
+        },
+    };
+}
+
 /// Earlier publishes of an MQTT source that the broker has no reason to send again. It travels with
 /// the next record, so that it costs no write of its own.
 ///
@@ -196,8 +229,24 @@ impl Settled {
 pub struct Stamp {
     /// Wall clock in milliseconds since the Unix epoch, as the system believed it.
     pub wall_ms: i64,
-    /// Milliseconds since this boot, time asleep included (`CLOCK_BOOTTIME`).
+    /// Milliseconds since this boot, time asleep included (`CLOCK_BOOTTIME`); [`Stamp::DATED`] where
+    /// the wall clock's time is all there is.
     pub mono_ms: u64,
+}
+
+impl Stamp {
+    /// In place of a monotonic time: the record was received in an earlier boot than it was stored
+    /// in, and its wall time is as good as it will ever be.
+    pub const DATED: u64 = u64::MAX;
+
+    /// A time that no monotonic clock can correct.
+    #[must_use]
+    pub fn dated(wall_ms: i64) -> Self {
+        Self {
+            wall_ms,
+            mono_ms: Self::DATED,
+        }
+    }
 }
 
 /// A record as a source hands it to the log.

@@ -12,6 +12,9 @@
 //! | not known                     | plausible                   | as recorded          | synced    |
 //! | not known                     | before the program was made | that of forwarding, once the clock is set | unsynced |
 //!
+//! A record that was set aside in an earlier boot and is sent again has no monotonic time
+//! ([`Stamp::DATED`]): the lower two rows hold for it.
+//!
 //! Steps alone make the two differ: NTP slews both clocks alike. A clock that ran hours fast until
 //! it was set is the second row too.
 
@@ -33,7 +36,7 @@ impl Boots {
     /// Learns from a record that was received in `boot`: the newest plausible look counts, since a
     /// clock that was set is better than it was before.
     pub fn learn(&mut self, boot: u64, received: Stamp) {
-        if !is_plausible(received.wall_ms) {
+        if !is_plausible(received.wall_ms) || received.mono_ms == Stamp::DATED {
             return;
         }
         let wall_at_boot = wall_at_boot(received);
@@ -122,11 +125,21 @@ impl Timeline {
         true
     }
 
+    /// When a record of an earlier boot was received, if that is known: reckoned by the monotonic
+    /// clock of that boot, else as recorded.
+    #[must_use]
+    pub fn known(&self, boot: u64, received: Stamp) -> Option<i64> {
+        let dated = self.date(boot, received, Stamp::default());
+        dated.wall_ms
+    }
+
     /// When a record was received that was stored in `boot`. `now` is the present moment.
     #[must_use]
     pub fn date(&self, boot: u64, received: Stamp, now: Stamp) -> Dated {
         let now_plausible = is_plausible(now.wall_ms);
-        let known = if boot == self.boot && now_plausible {
+        let known = if received.mono_ms == Stamp::DATED {
+            None
+        } else if boot == self.boot && now_plausible {
             Some(wall_at_boot(now))
         } else {
             self.earlier.wall_at_boot(boot)
@@ -201,6 +214,21 @@ mod tests {
             timeline.date(1, at(10_000, 10_000), now),
             dated(NOON - 90_000, TimeQuality::Corrected)
         );
+    }
+
+    #[test]
+    fn a_time_without_a_monotonic_one_is_believed_as_it_is_and_teaches_nothing() {
+        let timeline = Timeline::new(1, Boots::default());
+        let now = at(NOON + 60_000, 65_000);
+        assert_eq!(
+            timeline.date(1, Stamp::dated(NOON - 9 * HOUR), now),
+            dated(NOON - 9 * HOUR, TimeQuality::Synced)
+        );
+        let lost = timeline.date(1, Stamp::dated(5), now);
+        assert_eq!(lost, dated(now.wall_ms, TimeQuality::Unsynced));
+        let mut boots = Boots::default();
+        boots.learn(1, Stamp::dated(NOON));
+        assert_eq!(boots, Boots::default());
     }
 
     #[test]

@@ -70,7 +70,7 @@ mod shared;
 mod slots;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use std::path::PathBuf;
@@ -88,7 +88,7 @@ pub use shared::StorageError;
 pub use state::{BadCheckpoint, DurableState};
 
 use crate::clock::Clock;
-use crate::record::{NewRecord, Offset};
+use crate::record::{NewRecord, Offset, RecordView};
 use fs::Fs;
 use shared::Shared;
 
@@ -131,6 +131,12 @@ pub trait Observer: Send + std::fmt::Debug {
 
     /// A batch was written and synced.
     fn committed(&self, report: &CommitReport);
+
+    /// An undelivered record is about to be dropped. False if nobody misses it: it is then not
+    /// counted. Asked once for each record that can be read.
+    fn misses(&self, _record: &RecordView<'_>) -> bool {
+        true
+    }
 
     /// Undelivered records of `source` were dropped.
     fn dropped(&self, source: &str, reason: &'static str, records: u64);

@@ -209,14 +209,14 @@ impl Writer {
         range: std::ops::Range<Offset>,
         reason: DropReason,
     ) -> Dropped {
-        let (mut sources, mut notes) = (Counts::new(), 0);
+        let (mut sources, mut unmissed) = (Counts::new(), 0);
         if range.start < range.end
-            && let Err(error) = self.count(segment, &range, &mut sources, &mut notes)
+            && let Err(error) = self.count(segment, &range, &mut sources, &mut unmissed)
         {
             tracing::warn!(segment = %segment.base, %error, "a segment to be dropped can't be read");
         }
         let counted: u64 = sources.iter().map(|(_, records)| records).sum();
-        let known = notes + counted;
+        let known = unmissed + counted;
         drops::add(
             &mut sources,
             "",
@@ -236,7 +236,7 @@ impl Writer {
         segment: Segment,
         range: &std::ops::Range<Offset>,
         counts: &mut Counts,
-        notes: &mut u64,
+        unmissed: &mut u64,
     ) -> std::io::Result<()> {
         let path = segment::path(&self.options.dir, segment.base);
         let mut reader = BatchReader::new(self.fs.open(&path, false)?, self.shared.identity);
@@ -257,11 +257,10 @@ impl Writer {
                 Entries::new(content, found.header.base, found.header.written.boot_id).flatten();
             for record in records.filter(|record| record.offset >= range.start) {
                 // Nobody misses a source's note about itself: the state knows what it said.
-                match record.kind {
-                    PayloadKind::Note => *notes += 1,
-                    PayloadKind::Opaque | PayloadKind::SenmlCbor | PayloadKind::Gap => {
-                        drops::add(counts, record.source, 1);
-                    }
+                if record.kind != PayloadKind::Note && self.observer.misses(&record) {
+                    drops::add(counts, record.source, 1);
+                } else {
+                    *unmissed += 1;
                 }
             }
         }

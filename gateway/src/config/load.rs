@@ -14,7 +14,8 @@ use super::nearest::nearest;
 use super::report::{ConfigError, Mistake, Mistakes, Place};
 use super::tree::{Section, Value};
 use super::{
-    Buffer, Config, Gateway, Http, Log, LogFormat, Serial, WhenFull, kafka, routes, serial, sources,
+    Buffer, Config, Gateway, Http, Log, LogFormat, Serial, WhenFull, dead_letters, kafka, routes,
+    serial, sources,
 };
 use crate::commit_log::Compression;
 
@@ -115,6 +116,7 @@ fn config(mut root: Section<'_>) -> Config {
         .get("routes")
         .map(|value| routes::read(&value, declared.as_ref(), &sources))
         .unwrap_or_default();
+    let dead_letters = dead_letters::read(root.section("dead_letters"), &kafka);
     let http = http(root.section("http"));
     let log = log(root.section("log"));
     root.finish();
@@ -125,6 +127,7 @@ fn config(mut root: Section<'_>) -> Config {
         buffer,
         kafka,
         routes,
+        dead_letters,
         http,
         log,
     }

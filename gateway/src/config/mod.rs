@@ -3,6 +3,7 @@
 //! Values here have been checked: ranges, cross-references, and topic filters. Everything that can
 //! be wrong in a file is reported by [`load`], all mistakes in one run.
 
+mod dead_letters;
 mod filter;
 mod kafka;
 mod load;
@@ -31,6 +32,7 @@ pub use report::{ConfigError, Mistake};
 pub use serial::{Device, FlowControl, Parity, Rs485, Serial, UsbMatch};
 
 use crate::commit_log::Compression;
+use crate::dead_letters::Budget;
 use crate::forwarder::DeviceTimeWindow;
 use crate::forwarder::route::{Route, Template};
 use crate::record::SourceName;
@@ -50,6 +52,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// In the order of the file: the first match wins.
     pub routes: Vec<Route>,
+    /// What becomes of records that Kafka will never take.
+    pub dead_letters: DeadLettersConfig,
     /// Health, metrics and status.
     pub http: Http,
     /// Logging.
@@ -262,6 +266,15 @@ pub enum HeaderSet {
     Id,
     /// None.
     None,
+}
+
+/// `[dead_letters]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLettersConfig {
+    /// What they may take on disk.
+    pub budget: Budget,
+    /// Topic that each is copied to.
+    pub topic: Option<String>,
 }
 
 /// `[http]`

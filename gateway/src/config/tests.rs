@@ -168,6 +168,12 @@ const CASES: &[Case] = &[
     ("[[routes]]", "source = \"press\"", "routes[0].match", "never matches", "press/{device}"),
     ("[[routes]]", "drop = true", "routes[0].topic", "makes no sense", "remove topic"),
     ("[[routes]]", "drop = \"yes\"", "routes[0].drop", "true or false", "true"),
+    // Dead letters.
+    ("[dead_letters]", "bytes_max = \"8 MiB\"", "dead_letters.bytes_max", "out of range", "16 MiB"),
+    ("[dead_letters]", "age_max = \"1 s\"", "dead_letters.age_max", "out of range", "1 min"),
+    ("[dead_letters]", "topic = \"telemetry\"", "dead_letters.topic", "is the topic of the records", "of its own"),
+    ("[dead_letters]", "topic = \"a b\"", "dead_letters.topic", "not a topic of Kafka", "letters"),
+    ("[dead_letters]", "byte_max = \"16 MiB\"", "dead_letters.byte_max", "not a known key", "bytes_max"),
     // Delivery.
     ("[kafka]", "delivery = \"twice\"", "kafka.delivery", "not one of the allowed", "exactly_once"),
     ("[kafka]", "transaction_interval = \"1 min\"", "kafka.transaction_interval", "out of range", "10 s"),

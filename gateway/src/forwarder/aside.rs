@@ -1,7 +1,9 @@
 //! Setting aside what Kafka will never take, for both ways of delivery.
 
+use rdkafka::error::RDKafkaErrorCode;
+
 use super::ForwarderError;
-use super::encode::Outgoing;
+use super::encode::{Outgoing, Undeliverable};
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::record::{RecordView, SourceName};
 
@@ -10,10 +12,34 @@ use crate::record::{RecordView, SourceName};
 pub(super) struct Reason<'a> {
     /// A short word.
     pub(super) reason: &'a str,
+    /// Kafka's word, if it was Kafka that refused it.
+    pub(super) code: Option<RDKafkaErrorCode>,
     /// For a person.
     pub(super) detail: &'a str,
     /// The topic it was meant for, if it got that far.
     pub(super) topic: Option<&'a str>,
+}
+
+impl<'a> Reason<'a> {
+    /// It can't be made a message.
+    pub(super) fn undeliverable(why: &'a Undeliverable) -> Self {
+        Self {
+            reason: why.reason,
+            code: None,
+            detail: &why.detail,
+            topic: None,
+        }
+    }
+
+    /// Kafka, or its client, refuses it.
+    pub(super) fn refused(reason: &'a str, code: RDKafkaErrorCode, detail: &'a str) -> Self {
+        Self {
+            reason,
+            code: Some(code),
+            detail,
+            topic: None,
+        }
+    }
 }
 
 /// Makes a record of the log `log` a dead letter, durably.
@@ -54,16 +80,21 @@ fn store(
 ) -> Result<(), ForwarderError> {
     let source = SourceName::new(record.source)
         .expect("a source's name was checked before its record was appended");
+    let code = reason.code.map(|code| format!("{code:?}"));
     let letter = DeadLetter {
         source: &source,
         subject: record.subject,
         reason: reason.reason,
+        code: code.as_deref(),
         detail: reason.detail,
         topic: reason.topic,
         offset: Some(record.offset.get()),
+        kind: record.kind,
+        origin: record.origin,
         payload_bytes: record.payload.len() as u64,
         payload: record.payload,
         received: record.received,
+        boot_id: record.boot_id,
     };
     dead_letters
         .store_blocking(&letter, log)

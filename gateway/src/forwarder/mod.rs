@@ -390,7 +390,7 @@ impl Sender<'_> {
         let encoded = match self.encoder.encode(outgoing) {
             Ok(encoded) => encoded,
             Err(undeliverable) => {
-                self.set_aside(outgoing, undeliverable.reason, &undeliverable.detail)?;
+                self.set_aside(outgoing, Reason::undeliverable(&undeliverable))?;
                 return Ok(Flow::Continue);
             }
         };
@@ -416,7 +416,7 @@ impl Sender<'_> {
             let mut encoded = match self.encoder.encode(outgoing) {
                 Ok(encoded) => encoded,
                 Err(undeliverable) => {
-                    self.set_aside(outgoing, undeliverable.reason, &undeliverable.detail)?;
+                    self.set_aside(outgoing, Reason::undeliverable(&undeliverable))?;
                     return Ok(Flow::Continue);
                 }
             };
@@ -456,11 +456,8 @@ impl Sender<'_> {
                 return Ok(Flow::Break);
             }
         };
-        self.set_aside(
-            outgoing,
-            reason,
-            &format!("Kafka refuses the record: {code}"),
-        )?;
+        let detail = format!("Kafka refuses the record: {code}");
+        self.set_aside(outgoing, Reason::refused(reason, code, &detail))?;
         Ok(Flow::Continue)
     }
 
@@ -468,18 +465,13 @@ impl Sender<'_> {
     fn set_aside(
         &mut self,
         outgoing: &Outgoing<'_>,
-        reason: &str,
-        detail: &str,
+        reason: Reason<'_>,
     ) -> Result<(), ForwarderError> {
         let topic = match outgoing {
             Outgoing::Parked { topic, .. } => Some(*topic),
             Outgoing::Record(_) | Outgoing::Hole { .. } => self.encoder.topic(),
         };
-        let reason = Reason {
-            reason,
-            detail,
-            topic,
-        };
+        let reason = Reason { topic, ..reason };
         aside::set_aside(&self.dead_letters, &self.log_identity, outgoing, reason)?;
         self.lane.settle_now(outgoing.span());
         Ok(())

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::commit_log::{CommitLog, Condition};
+use crate::dead_letters::DeadLetters;
 use crate::forwarder::parking::{Held, ParkedTopic, Parking};
 use crate::metrics::{Metrics, SourceLabel};
 use crate::registry::RegistryView;
@@ -41,6 +42,8 @@ pub struct Status {
     pub gateway_id: String,
     /// The main log.
     pub log: CommitLog,
+    /// What was set aside.
+    pub dead_letters: DeadLetters,
     /// `[buffer].bytes_max`
     pub bytes_max: u64,
     /// What is parked.
@@ -80,7 +83,11 @@ pub async fn serve(
 
 async fn health(State(status): State<Arc<Status>>) -> Response {
     let stalled = *status.stalled.borrow();
+    let dead_letters_wait = status.dead_letters.condition() == Condition::Full;
     let (healthy, reason) = match status.log.progress().condition {
+        Condition::Running if dead_letters_wait => {
+            (false, "the disk has no space for dead letters".to_owned())
+        }
         Condition::Running => match stalled {
             None => parking_health(status.parking.held(), &status.parking.topics()),
             Some(stalled) => (false, stalled.as_str().to_owned()),
@@ -186,6 +193,7 @@ async fn api_status(State(status): State<Arc<Status>>, RawQuery(query): RawQuery
     let page = Page::of(query.as_deref().unwrap_or_default());
     let devices = devices(status.devices.clone(), page).await;
     let stats = status.log.stats();
+    let letters = status.dead_letters.kept();
     let sources: Vec<Value> = status
         .ready
         .iter()
@@ -207,6 +215,10 @@ async fn api_status(State(status): State<Arc<Status>>, RawQuery(query): RawQuery
             "written_bytes": stats.written_bytes,
         },
         "parking": parking(&status.parking),
+        "dead_letters": {
+            "kept": letters.letters,
+            "bytes": letters.bytes,
+        },
         "kafka_connected": status.metrics.kafka_connected.get() == 1,
         "sources": sources,
         "devices": devices,

@@ -12,6 +12,7 @@
 //! - [`class`] says of every code what is to be done: wait, set the record aside, wait for the
 //!   topic, or begin anew.
 //! - [`TransactionError`] says of a failed transaction whether to call again, abort, or begin anew.
+//! - [`CopyProducer`] is for copies that nothing rests on.
 //! - [`offsets`] is the compacted topic in which exactly-once delivery keeps its position;
 //!   [`rights`] says whether the cluster lets us have transactions.
 //! - The connection's state goes to `edge_gateway_kafka_connected` and, when it changes, to the
@@ -24,6 +25,7 @@
 //!   message leaves the producer (`enable.gapless.guarantee`): order outlives a refusal.
 
 mod context;
+mod copies;
 mod error;
 mod murmur2;
 pub mod offsets;
@@ -33,6 +35,7 @@ pub mod rights;
 mod transactions;
 
 pub use context::Report;
+pub use copies::CopyProducer;
 pub use error::{Class, class};
 pub use producer::{Message, Producer, SendRefused};
 pub use properties::{Mode, TRANSACTION_TIMEOUT, properties};

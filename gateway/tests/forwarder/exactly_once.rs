@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use edge_gateway::dead_letters::DeadLetter;
 use edge_gateway::forwarder::ForwarderError;
-use edge_gateway::record::{Offset, PayloadKind, SourceName, Stamp};
+use edge_gateway::record::{Offset, Origin, PayloadKind, SourceName, Stamp};
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCoordinator;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -288,12 +288,16 @@ fn a_record_that_was_set_aside_before_a_crash_is_not_sent_after_it() {
         source: &source,
         subject: "city/7",
         reason: "too_large",
+        code: None,
         detail: "",
         topic: None,
         offset: Some(7),
+        kind: PayloadKind::Opaque,
+        origin: Origin::Line,
         payload_bytes: 1,
         payload: b"7",
         received: Stamp::default(),
+        boot_id: 0,
     };
     let identity = bench.log.identity();
     bench

@@ -23,7 +23,7 @@ mod model;
 mod offline;
 mod quarantine;
 mod reading;
-mod sim_fs;
+pub(crate) mod sim_fs;
 mod support;
 mod surgery;
 mod wear;

@@ -70,14 +70,14 @@ enum Needs {
 
 /// A handle on the disk; clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SimFs(Arc<Mutex<Disk>>);
+pub(crate) struct SimFs(Arc<Mutex<Disk>>);
 
 /// Random bits from a seed: splitmix64.
 #[derive(Debug)]
-pub(super) struct Bits(pub(super) u64);
+pub(crate) struct Bits(pub(super) u64);
 
 impl Bits {
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -93,48 +93,48 @@ impl SimFs {
             .expect("no test panics while it holds the disk")
     }
 
-    pub(super) fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.disk().calls
     }
 
-    pub(super) fn syncs(&self) -> u64 {
+    pub(crate) fn syncs(&self) -> u64 {
         self.disk().syncs
     }
 
     /// The power goes `calls` calls from now.
-    pub(super) fn power_off_in(&self, calls: u64) {
+    pub(crate) fn power_off_in(&self, calls: u64) {
         let mut disk = self.disk();
         disk.power_off_at = Some(disk.calls + calls);
     }
 
     /// The call `calls` calls from now fails, and no other.
-    pub(super) fn fail_in(&self, calls: u64, kind: io::ErrorKind) {
+    pub(crate) fn fail_in(&self, calls: u64, kind: io::ErrorKind) {
         let mut disk = self.disk();
         disk.fail_at = Some((disk.calls + calls, kind));
     }
 
     /// From `calls` calls from now on nothing finds any space, not even in place.
-    pub(super) fn no_space_in(&self, calls: u64) {
+    pub(crate) fn no_space_in(&self, calls: u64) {
         let mut disk = self.disk();
         disk.no_space_from = Some(disk.calls + calls);
     }
 
-    pub(super) fn space_returns(&self) {
+    pub(crate) fn space_returns(&self) {
         let mut disk = self.disk();
         disk.no_space_from = None;
         disk.full = false;
     }
 
-    pub(super) fn fail_next_sync(&self) {
+    pub(crate) fn fail_next_sync(&self) {
         self.disk().fail_sync = true;
     }
 
-    pub(super) fn set_full(&self, full: bool) {
+    pub(crate) fn set_full(&self, full: bool) {
         self.disk().full = full;
     }
 
     /// The power is cut and comes back: what was not synced is kept or lost as `seed` says.
-    pub(super) fn power_cycle(&self, seed: u64) {
+    pub(crate) fn power_cycle(&self, seed: u64) {
         let mut bits = Bits(seed);
         let disk = &mut *self.disk();
         let mut names = std::mem::take(&mut disk.durable_names);
@@ -169,7 +169,7 @@ impl SimFs {
     }
 
     /// The process is killed and started again: the cache stays.
-    pub(super) fn process_restart(&self) {
+    pub(crate) fn process_restart(&self) {
         let mut disk = self.disk();
         disk.power_off_at = None;
         disk.fail_at = None;
@@ -177,7 +177,7 @@ impl SimFs {
     }
 
     /// Changes a file behind the log's back, in the cache and on the disk.
-    pub(super) fn tamper(&self, path: &Path, change: impl Fn(&mut Vec<u8>)) {
+    pub(crate) fn tamper(&self, path: &Path, change: impl Fn(&mut Vec<u8>)) {
         let disk = &mut *self.disk();
         let inode = &mut disk.inodes[disk.names[path]];
         change(&mut inode.cached);
@@ -185,7 +185,7 @@ impl SimFs {
     }
 
     /// Puts a file there, durably.
-    pub(super) fn put(&self, path: &Path, content: Vec<u8>) {
+    pub(crate) fn put(&self, path: &Path, content: Vec<u8>) {
         let disk = &mut *self.disk();
         let inode = Inode {
             durable: content.clone(),
@@ -198,13 +198,13 @@ impl SimFs {
         disk.durable_names.insert(path.to_owned(), index);
     }
 
-    pub(super) fn content(&self, path: &Path) -> Vec<u8> {
+    pub(crate) fn content(&self, path: &Path) -> Vec<u8> {
         let disk = self.disk();
         disk.inodes[disk.names[path]].cached.clone()
     }
 
     /// All names and what is behind them.
-    pub(super) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let disk = self.disk();
         let content = |inode: &usize| disk.inodes[*inode].cached.clone();
         let files = disk.names.iter();
@@ -214,17 +214,17 @@ impl SimFs {
     }
 
     /// A disk of its own with the same content.
-    pub(super) fn copy(&self) -> Self {
+    pub(crate) fn copy(&self) -> Self {
         Self(Arc::new(Mutex::new(self.disk().clone())))
     }
 
-    pub(super) fn delete(&self, path: &Path) {
+    pub(crate) fn delete(&self, path: &Path) {
         let disk = &mut *self.disk();
         disk.names.remove(path);
         disk.durable_names.remove(path);
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let disk = self.disk();
         disk.names
             .keys()

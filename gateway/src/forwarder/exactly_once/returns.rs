@@ -266,17 +266,14 @@ impl Sender<'_> {
             ..
         }) = refusal
         {
-            self.set_parked_aside(
-                outgoing,
-                reason_of(code),
-                &format!("Kafka refuses it: {code}"),
-            )?;
+            let detail = format!("Kafka refuses it: {code}");
+            self.set_parked_aside(outgoing, Reason::refused(reason_of(code), code, &detail))?;
             return Ok(Flow::Continue);
         }
         let mut encoded = match self.encoder.encode(outgoing) {
             Ok(encoded) => encoded,
             Err(undeliverable) => {
-                self.set_parked_aside(outgoing, undeliverable.reason, &undeliverable.detail)?;
+                self.set_parked_aside(outgoing, Reason::undeliverable(&undeliverable))?;
                 return Ok(Flow::Continue);
             }
         };
@@ -312,7 +309,7 @@ impl Sender<'_> {
         match class(code) {
             Class::Record(reason) => {
                 let detail = format!("Kafka's client refuses the record: {code}");
-                self.set_parked_aside(outgoing, reason, &detail)?;
+                self.set_parked_aside(outgoing, Reason::refused(reason, code, &detail))?;
                 return Ok(Flow::Continue);
             }
             Class::Fatal => self.probe(code),
@@ -331,8 +328,7 @@ impl Sender<'_> {
     fn set_parked_aside(
         &mut self,
         outgoing: &Outgoing<'_>,
-        reason: &str,
-        detail: &str,
+        reason: Reason<'_>,
     ) -> Result<(), ForwarderError> {
         let Outgoing::Parked {
             log, topic, item, ..
@@ -341,9 +337,8 @@ impl Sender<'_> {
             return Ok(());
         };
         let reason = Reason {
-            reason,
-            detail,
             topic: Some(topic),
+            ..reason
         };
         aside::set_aside(&self.dead_letters, log, item, reason)?;
         self.known.note(log, item.span().first);

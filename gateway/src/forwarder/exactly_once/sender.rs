@@ -315,7 +315,7 @@ impl<'c> Sender<'c> {
         let encoded = match self.encoder.encode(outgoing) {
             Ok(encoded) => encoded,
             Err(undeliverable) => {
-                self.set_aside(outgoing, undeliverable.reason, &undeliverable.detail)?;
+                self.set_aside(outgoing, Reason::undeliverable(&undeliverable))?;
                 return Ok(Flow::Continue);
             }
         };
@@ -386,7 +386,7 @@ impl<'c> Sender<'c> {
         match class(code) {
             Class::Record(reason) => {
                 let detail = format!("Kafka's client refuses the record: {code}");
-                self.set_aside(outgoing, reason, &detail)?;
+                self.set_aside(outgoing, Reason::refused(reason, code, &detail))?;
                 Ok(Flow::Continue)
             }
             Class::Fatal => {
@@ -435,11 +435,8 @@ impl<'c> Sender<'c> {
             }
             Class::Transient | Class::Fatal => return Ok(Flow::Break),
         };
-        self.set_aside(
-            outgoing,
-            reason,
-            &format!("Kafka refuses the record: {code}"),
-        )?;
+        let detail = format!("Kafka refuses the record: {code}");
+        self.set_aside(outgoing, Reason::refused(reason, code, &detail))?;
         Ok(Flow::Break)
     }
 
@@ -447,13 +444,11 @@ impl<'c> Sender<'c> {
     fn set_aside(
         &mut self,
         outgoing: &Outgoing<'_>,
-        reason: &str,
-        detail: &str,
+        reason: Reason<'_>,
     ) -> Result<(), ForwarderError> {
         let reason = Reason {
-            reason,
-            detail,
             topic: self.encoder.topic(),
+            ..reason
         };
         aside::set_aside(&self.dead_letters, &self.log_identity, outgoing, reason)?;
         let offset = outgoing.span().first;

@@ -155,7 +155,12 @@ impl<'c> Returner<'c> {
             dead_letters: self.dead_letters.clone(),
             parking: self.parking.clone(),
             log_identity: log.identity(),
-            encoder: Encoder::new(self.config, &log.identity(), self.boots.clone()),
+            encoder: Encoder::new(
+                self.config,
+                &log.identity(),
+                self.boots.clone(),
+                Arc::clone(&self.metrics),
+            ),
             lane: Lane::new(log.clone(), Arc::clone(&self.metrics), stop, producer),
             sending: Sending::Alone {
                 until: log.committed().plus(1),

@@ -107,6 +107,7 @@ impl Parking {
         };
         let reason = Reason {
             reason: "topic_refused",
+            code: None,
             detail,
             topic: Some(topic),
         };

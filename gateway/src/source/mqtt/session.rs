@@ -22,7 +22,7 @@ use crate::config::Mqtt;
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::ingest::{Ingest, NotCommitted, Ticket};
 use crate::metrics::SourceMetrics;
-use crate::record::{GapNote, PayloadKind, SourceName, Stamp};
+use crate::record::{GapNote, Origin, PayloadKind, SourceName, Stamp};
 use crate::source::{SourceContext, SourceError};
 
 /// How much of the payload a dead letter keeps.
@@ -242,12 +242,16 @@ impl Session {
             source: &self.source,
             subject: &subject,
             reason: refusal.reason,
+            code: None,
             detail: &refusal.detail,
             topic: None,
             offset: None,
+            kind: PayloadKind::Opaque,
+            origin: Origin::MQTT,
             payload_bytes: publish.payload_bytes,
             payload: head(publish.payload),
             received,
+            boot_id: clock::boot_id(),
         };
         let proof = self.store(&letter).await?;
         let ack = Ack::of(publish.qos, publish.packet_id);
@@ -311,12 +315,16 @@ impl Session {
                             source: &self.source,
                             subject: inbound.subject,
                             reason: Refusal::TOO_LARGE,
+                            code: None,
                             detail: "it does not fit a segment of the log",
                             topic: None,
                             offset: None,
+                            kind: PayloadKind::Opaque,
+                            origin: Origin::MQTT,
                             payload_bytes: inbound.payload.len() as u64,
                             payload: head(inbound.payload),
                             received: inbound.received,
+                            boot_id: clock::boot_id(),
                         })
                         .await?;
                     self.acks.push_set_aside(proof, held.ack());
