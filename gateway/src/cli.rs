@@ -4,6 +4,7 @@
 //! printed once, here, with the chain of its causes.
 
 mod buffer;
+mod dead_letters;
 mod documents;
 mod sniff;
 
@@ -63,6 +64,9 @@ enum Command {
     /// Look into the buffer on disk, also while a gateway runs
     #[command(subcommand)]
     Buffer(buffer::Buffer),
+    /// Look at records that Kafka would not take, delete them, or send them again
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLetters),
     /// Show what comes over a serial line, frame by frame
     Sniff(sniff::Sniff),
     /// Print what a shell needs to complete this command line
@@ -102,6 +106,7 @@ fn perform(command: Command) -> u8 {
             with_config(&file.config, |config| check(&config, &file.config, connect))
         }
         Command::Buffer(command) => buffer::perform(&command),
+        Command::DeadLetters(command) => dead_letters::perform(&command),
         Command::Sniff(arguments) => sniff::perform(&arguments),
         Command::Completions(arguments) => documents::complete(&arguments),
         Command::Man(arguments) => documents::man(&arguments),

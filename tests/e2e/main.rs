@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod clock;
+mod dead_letters;
 mod device_time;
 mod devices;
 mod framings;

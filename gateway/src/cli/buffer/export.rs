@@ -48,13 +48,13 @@ impl Arguments {
 }
 
 /// Where the lines go.
-enum Output {
+pub(in crate::cli) enum Output {
     File(BufWriter<File>, PathBuf),
     Standard(BufWriter<io::StdoutLock<'static>>),
 }
 
 impl Output {
-    fn open(path: Option<&Path>) -> Result<Self, CommandError> {
+    pub(in crate::cli) fn open(path: Option<&Path>) -> Result<Self, CommandError> {
         let Some(path) = path else {
             return Ok(Self::Standard(BufWriter::new(io::stdout().lock())));
         };
@@ -66,7 +66,7 @@ impl Output {
         Ok(Self::File(BufWriter::new(file), path.to_owned()))
     }
 
-    fn write(&mut self, line: &str) -> io::Result<()> {
+    pub(in crate::cli) fn write(&mut self, line: &str) -> io::Result<()> {
         match self {
             Self::File(file, _) => file.write_all(line.as_bytes()),
             Self::Standard(out) => out.write_all(line.as_bytes()),
@@ -74,14 +74,14 @@ impl Output {
     }
 
     /// What was written is durable on return, if it is a file.
-    fn finish(&mut self) -> io::Result<()> {
+    pub(in crate::cli) fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::File(file, _) => file.flush().and_then(|()| file.get_ref().sync_all()),
             Self::Standard(out) => out.flush(),
         }
     }
 
-    fn name(&self) -> String {
+    pub(in crate::cli) fn name(&self) -> String {
         match self {
             Self::File(_, path) => path.display().to_string(),
             Self::Standard(_) => "standard output".to_owned(),

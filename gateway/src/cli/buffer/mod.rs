@@ -3,14 +3,14 @@
 //! Everything but `repair --yes` only reads ([`crate::commit_log::offline`]). People get text,
 //! `--json` gives machines stable names; `gateway/README.md` lists them.
 
-mod export;
+pub(super) mod export;
 mod peek;
-mod place;
+pub(super) mod place;
 mod progress;
-mod record;
+pub(super) mod record;
 mod repair;
 mod stat;
-mod text;
+pub(super) mod text;
 mod verify;
 
 use std::io;
@@ -41,7 +41,7 @@ pub(super) enum Buffer {
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
-enum CommandError {
+pub(super) enum CommandError {
     /// See [`ConfigError`].
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -61,7 +61,7 @@ enum CommandError {
 }
 
 impl CommandError {
-    fn exit_code(&self) -> u8 {
+    pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NoDataDir { .. } => EXIT_CONFIG,
             Self::Log(_) | Self::Output { .. } => EXIT_FAILURE,
@@ -115,7 +115,7 @@ impl FindingLine {
 }
 
 /// One line of JSON.
-fn json(value: &impl serde::Serialize) -> String {
+pub(super) fn json(value: &impl serde::Serialize) -> String {
     let mut line = serde_json::to_string(value).expect("texts and numbers are always JSON");
     line.push('\n');
     line

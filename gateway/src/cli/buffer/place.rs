@@ -6,18 +6,26 @@ use std::path::{Path, PathBuf};
 use super::CommandError;
 use crate::cli::CONFIG_DEFAULT;
 use crate::config::ConfigError;
+use crate::dead_letters;
 
 const DATA_DIR_DEFAULT: &str = "/var/lib/edge-gateway";
 
-/// Arguments that say which log.
+/// Arguments that say where a gateway keeps its data.
 #[derive(Debug, clap::Args)]
-pub(super) struct Place {
+pub(in crate::cli) struct DataDir {
     /// Data directory of the gateway; without it, the one of the configuration
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Configuration file that names the data directory [default: /etc/edge-gateway/gateway.toml]
     #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
     config: Option<PathBuf>,
+}
+
+/// Arguments that say which log.
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    #[command(flatten)]
+    data: DataDir,
     /// Which of the two logs in it
     #[arg(long, value_enum, default_value = "log")]
     log: Which,
@@ -31,10 +39,10 @@ enum Which {
     DeadLetters,
 }
 
-impl Place {
-    /// The log's directory.
-    pub(super) fn dir(&self) -> Result<PathBuf, CommandError> {
-        let data_dir = match (&self.data_dir, &self.config) {
+impl DataDir {
+    /// The data directory.
+    pub(in crate::cli) fn path(&self) -> Result<PathBuf, CommandError> {
+        Ok(match (&self.data_dir, &self.config) {
             (Some(dir), _) => dir.clone(),
             (None, Some(file)) => configured(file)?,
             (None, None) => match configured(Path::new(CONFIG_DEFAULT)) {
@@ -45,10 +53,16 @@ impl Place {
                 }
                 other => other?,
             },
-        };
-        Ok(data_dir.join(match self.log {
+        })
+    }
+}
+
+impl Place {
+    /// The log's directory.
+    pub(super) fn dir(&self) -> Result<PathBuf, CommandError> {
+        Ok(self.data.path()?.join(match self.log {
             Which::Log => "log",
-            Which::DeadLetters => "dead-letters",
+            Which::DeadLetters => dead_letters::DIR_NAME,
         }))
     }
 }

@@ -91,20 +91,12 @@ fn news(below: Offset) -> Option<u64> {
 
 /// The record as a line of JSON.
 pub(super) fn json_line(record: &RecordView<'_>, batch: &BatchAt<'_>) -> String {
-    let payload = std::str::from_utf8(record.payload).ok();
-    let payload_base64 = match payload {
-        Some(_) => None,
-        None => {
-            let mut encoded = Vec::new();
-            base64::append_standard(record.payload, &mut encoded);
-            Some(String::from_utf8(encoded).expect("base64 is ASCII"))
-        }
-    };
+    let (payload, payload_base64) = text_or_base64(record.payload);
     super::json(&Line {
         offset: record.offset.get(),
         source: record.source,
         subject: record.subject,
-        kind: kind(record.kind),
+        kind: record.kind.name(),
         origin: OriginLine::of(record.origin),
         received: text::rfc3339(record.received.wall_ms),
         received_wall_ms: record.received.wall_ms,
@@ -115,12 +107,16 @@ pub(super) fn json_line(record: &RecordView<'_>, batch: &BatchAt<'_>) -> String 
     })
 }
 
-fn kind(kind: PayloadKind) -> &'static str {
-    match kind {
-        PayloadKind::Opaque => "opaque",
-        PayloadKind::SenmlCbor => "senml_cbor",
-        PayloadKind::Gap => "gap",
-        PayloadKind::Note => "note",
+/// Bytes as text if they are UTF-8, else in base64.
+pub(in crate::cli) fn text_or_base64(bytes: &[u8]) -> (Option<&str>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(_) => {
+            let mut encoded = Vec::new();
+            base64::append_standard(bytes, &mut encoded);
+            let encoded = String::from_utf8(encoded).expect("base64 is ASCII");
+            (None, Some(encoded))
+        }
     }
 }
 

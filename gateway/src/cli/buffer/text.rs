@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::commit_log::offline::{Finding, What};
 
 /// `8.0 MiB`, `300 B`.
-pub(super) fn size(bytes: u64) -> String {
+pub(in crate::cli) fn size(bytes: u64) -> String {
     for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
         if bytes >= unit {
             return format!("{:.1} {name}", bytes as f64 / unit as f64);
@@ -18,7 +18,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// `3 days 4 h`, `59 s`.
-pub(super) fn age(seconds: u64) -> String {
+pub(in crate::cli) fn age(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -30,7 +30,7 @@ pub(super) fn age(seconds: u64) -> String {
 }
 
 /// `1 record`, `2 records`, `1 batch`, `2 batches`.
-pub(super) fn counted(count: u64, what: &str) -> String {
+pub(in crate::cli) fn counted(count: u64, what: &str) -> String {
     let plural = match what {
         _ if count == 1 => "",
         _ if what.ends_with("batch") => "es",
@@ -40,13 +40,13 @@ pub(super) fn counted(count: u64, what: &str) -> String {
 }
 
 /// A wall clock's time; `None` if it is beyond all calendars.
-pub(super) fn rfc3339(wall_ms: i64) -> Option<String> {
+pub(in crate::cli) fn rfc3339(wall_ms: i64) -> Option<String> {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(wall_ms) * 1_000_000).ok()?;
     time.format(&Rfc3339).ok()
 }
 
 /// Text from a wire, made safe for a terminal and cut to `characters_max`.
-pub(super) fn printable(text: &str, characters_max: usize) -> String {
+pub(in crate::cli) fn printable(text: &str, characters_max: usize) -> String {
     let mut out = String::new();
     for (index, character) in text.chars().enumerate() {
         if index == characters_max {
@@ -66,7 +66,7 @@ pub(super) fn printable(text: &str, characters_max: usize) -> String {
 }
 
 /// `hex 00 ff …`
-pub(super) fn hex(bytes: &[u8], bytes_max: usize) -> String {
+pub(in crate::cli) fn hex(bytes: &[u8], bytes_max: usize) -> String {
     let mut out = "hex".to_owned();
     for byte in bytes.iter().take(bytes_max) {
         // Writing to a string does not fail.
@@ -79,7 +79,7 @@ pub(super) fn hex(bytes: &[u8], bytes_max: usize) -> String {
 }
 
 /// One line on a finding.
-pub(super) fn finding(finding: &Finding) -> String {
+pub(in crate::cli) fn finding(finding: &Finding) -> String {
     let what = match finding.what {
         What::Bad => "bad batch",
         What::NoBatches => "no batch of this log in the file",
