@@ -355,7 +355,7 @@ impl Gateway {
     ) -> Result<ForwarderThread, AppError> {
         let context = ForwarderContext {
             log: self.log.clone(),
-            dead_letters: self.dead_letters.clone(),
+            dead_letters: self.dead_letters.clone().beating(pulse.clone()),
             parking: self.parking.clone(),
             metrics: Arc::clone(&self.metrics),
             boots: self.state.boots().clone(),

@@ -73,6 +73,7 @@ use crate::commit_log::{
 };
 use crate::ingest::Ingest;
 use crate::metrics::{Metrics, ReasonLabel, SourceReason};
+use crate::pulse::Pulse;
 use crate::record::{NewRecord, Offset, RecordView};
 use copies::Copies;
 use gone::{Tally, is_letter};
@@ -111,6 +112,8 @@ pub struct DeadLetters {
     stored: Family<ReasonLabel, Counter<u64, AtomicU64>>,
     figures: LetterFigures,
     copies: Option<Copies>,
+    /// Of a thread that may have to wait here.
+    pulse: Pulse,
 }
 
 /// The dead letter could not be made durable: what it stands for must not be acknowledged.
@@ -221,11 +224,18 @@ impl DeadLetters {
             stored: metrics.dead_letters.clone(),
             figures: metrics.letters.clone(),
             copies: None,
+            pulse: Pulse::default(),
         };
         if let Err(error) = letters.take_stock() {
             tracing::warn!(%error, "some dead letters can't be read and are not counted");
         }
         Ok(letters)
+    }
+
+    /// Beats this pulse while it keeps a thread waiting for space: that thread is alive.
+    #[must_use]
+    pub fn beating(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// Also copies each letter that is stored from now on.
@@ -282,12 +292,14 @@ impl DeadLetters {
                 Ok(offset) => break offset,
                 Err(AppendError::Full) if is_over() => return Err(NotStored),
                 Err(AppendError::Full) => {
+                    self.pulse.beat();
                     let _ = self.log.wait(self.log.progress().synced, FULL_WAIT);
                 }
                 Err(AppendError::TooLarge { .. } | AppendError::Closed) => return Err(NotStored),
             }
         };
         loop {
+            self.pulse.beat();
             let progress = self.log.wait(offset, FULL_WAIT);
             if progress.synced > offset {
                 self.tally.wait_for(offset);

@@ -379,11 +379,20 @@ fn on_a_disk_that_was_full_from_the_start_a_letter_waits_for_space_and_is_not_lo
     fs.process_restart();
     fs.set_full(true);
     let letters = on(&fs, &metrics);
-    let storing = letters.clone();
+    let pulse = Pulse::default();
+    let storing = letters.clone().beating(pulse.clone());
     let thread = std::thread::spawn(move || store(&storing, 0..40, &[b'x'; 8_000], "main"));
     let give_up = std::time::Instant::now() + PATIENCE;
     while letters.condition() != Condition::Full {
         assert!(std::time::Instant::now() < give_up, "it never fills");
+        std::thread::yield_now();
+    }
+    let beats = pulse.beats();
+    while pulse.beats() == beats {
+        assert!(
+            std::time::Instant::now() < give_up,
+            "the one who waits is alive"
+        );
         std::thread::yield_now();
     }
     assert_eq!(dropped(&metrics, "dead_letters_full"), 0);
