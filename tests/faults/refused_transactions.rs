@@ -161,7 +161,7 @@ fn a_right_that_is_revoked_is_named_and_its_return_is_noticed() {
     let cases = [
         (
             ["--topic", offsets],
-            "Kafka refuses a topic of a transaction",
+            "does not allow us to use the offsets topic",
         ),
         (TRANSACTIONS, "does not allow us the transactional id"),
     ];
