@@ -11,13 +11,14 @@
 # bench   the commit log against the disk it lies on, and the shim link; nine minutes, as root (it
 #         mounts a loop device), 11 GiB of disk. BENCH="--short" leaves out the backlog of 8 GiB,
 #         BENCH=link all but the link.
+# cross   edge-gateway and sensor-sim for aarch64 into dist/, without Docker (cross/README.md)
 # fuzz    every fuzz target for 20 s, or FUZZ_SECONDS; needs g++
 
 # deb     the Debian package, in dist/: for this machine's architecture, and for arm64 where `make cross`
 #         has left a program
 # test-deb  that package installed, fed, upgraded and removed on a Debian system under systemd, as root
 
-.PHONY: setup build firmware test test-long lint demo bench fuzz deb test-deb
+.PHONY: cross setup build firmware test test-long lint demo bench fuzz deb test-deb
 
 setup:
 	./tests/setup.sh
@@ -65,3 +66,6 @@ bench:
 
 fuzz:
 	tests/fuzz/run.sh $(or $(FUZZ_SECONDS),20)
+
+cross:
+	cross/build.sh arm64
