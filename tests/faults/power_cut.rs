@@ -14,15 +14,16 @@ fn send(line: &mut Pty, sequence: u32) {
     line.send(&frame::opaque(7, sequence, payload.as_bytes()));
 }
 
-/// What lies on the disk at this moment.
+/// What lies on the disk at this moment. A socket is a name alone.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
             copy(&entry.path(), &to);
-        } else {
+        } else if kind.is_file() {
             std::fs::copy(entry.path(), to).unwrap();
         }
     }
