@@ -31,7 +31,7 @@ firmware:
 	firmware-shim/c/build.sh
 
 # The system tests start the programs that `build` puts beside them. They share two cores with the
-# brokers, so each test binary runs its heavy tests one at a time by itself.
+# brokers, so each test binary lets two of its heavy tests run at once and no more.
 test: setup build firmware
 	cargo test --workspace
 	cargo test -p firmware-shim --features c-api,std --lib --test header -- c_api header

@@ -109,13 +109,16 @@ fn a_record_carries_its_key_its_value_and_the_cloudevents_headers() {
     assert_eq!(record.value.as_deref(), Some(&b"{\"v\":1}"[..]));
     let header = |name: &str| record.headers.get(name).map(String::as_str);
     assert_eq!(header("ce_specversion"), Some("1.0"));
-    assert_eq!(header("ce_source"), Some("/edge-gateway/test-gw/city"));
+    assert_eq!(
+        header("ce_source"),
+        Some(&*format!("/edge-gateway/{}/city", settings.id()))
+    );
     assert_eq!(header("ce_type"), Some("telemetry"));
     assert_eq!(header("ce_subject"), Some("city/hill/air/air-1"));
     assert_eq!(header("district"), Some("hill"));
     let id = header("ce_id").unwrap();
     let offset = id.rsplit(':').next().unwrap();
-    assert!(id.starts_with("test-gw:"), "{id}");
+    assert!(id.starts_with(&format!("{}:", settings.id())), "{id}");
     assert!(offset.parse::<u64>().is_ok(), "{id}");
     assert_eq!(header("timequality"), Some("synced"));
     assert!(header("ce_time").is_some_and(|time| time.contains('T')));

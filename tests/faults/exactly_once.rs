@@ -128,8 +128,8 @@ fn transactions_that_are_ended_from_outside_are_sent_again() {
     let (topic, elsewhere) = (kafka.new_topic(3), kafka.new_topic(1));
     let broker = Mosquitto::start();
     let settings = settings(&kafka.bootstrap(), &topic, "exactly_once");
-    let settings = settings.kafka("transaction_interval = \"500 ms\"");
-    let mut gateway = Gateway::start_ready(&with_city(settings, &broker));
+    let settings = with_city(settings.kafka("transaction_interval = \"500 ms\""), &broker);
+    let mut gateway = Gateway::start_ready(&settings);
     let city = city(&broker, RATE);
     let fences_met = |gateway: &Gateway| {
         let log = gateway.log();
@@ -139,7 +139,7 @@ fn transactions_that_are_ended_from_outside_are_sent_again() {
         let delivered = gateway.metric(DELIVERED, &[]).unwrap_or(0.0);
         gateway.wait_metric(DELIVERED, &[], delivered + 500.0, SOON);
         let before = fences_met(&gateway);
-        drop(kafka.open_transaction("test-gw", &elsewhere));
+        drop(kafka.open_transaction(settings.id(), &elsewhere));
         wait::until("the fence was met", SOON, || fences_met(&gateway) > before);
     }
     city.stop_sending();

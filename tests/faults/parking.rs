@@ -84,7 +84,6 @@ fn revoked_and_given_back(delivery: &str) {
     let (steady, side) = (kafka.new_topic(3), kafka.new_topic(3));
     let offsets = format!("{steady}-offsets");
     kafka.allow(&["--topic", &steady, "--topic", &side, "--topic", &offsets]);
-    kafka.allow(&["--transactional-id", "test-gw"]);
     let broker = Mosquitto::start();
     let lines = format!(
         "properties = {{ \"security.protocol\" = \"sasl_ssl\", \
@@ -97,6 +96,7 @@ fn revoked_and_given_back(delivery: &str) {
     let settings = settings(&kafka.bootstrap_secure(), (&steady, &side), delivery)
         .kafka(&lines)
         .mqtt("city", &broker.url(), ("#", 1), "");
+    kafka.allow(&["--transactional-id", settings.id()]);
     let mut gateway = Gateway::start_ready(&settings);
     let loads = [devices(&broker, "city"), devices(&broker, "side")];
     wait_delivered(&mut gateway, &side, RATE);

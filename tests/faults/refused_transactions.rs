@@ -48,7 +48,7 @@ fn the_offsets_topic_is_made_compacted_refused_if_it_is_not_and_made_anew_if_del
     client.publish("city/1", b"101");
     gateway.wait_log("has cleanup.policy=delete", SOON);
     gateway.wait_log("Set it to compact", SOON);
-    assert!(gateway.metric(BUFFERED, &[]) >= Some(1.0), "it waits");
+    gateway.wait_metric(BUFFERED, &[], 1.0, SOON);
     kafka.configure_topic(&offsets, "cleanup.policy", "compact");
     gateway.wait_metric(DELIVERED, &[], 1.0, SOON);
     let mut ids = CeIds::new(&kafka.bootstrap(), &format!("{topic}-group"), &topic);
@@ -95,13 +95,16 @@ impl Guarded {
         MqttClient::connect(self.broker.port(), "one")
     }
 
+    /// The right to transactions, as [`Kafka::allow`] takes it.
+    fn transactions(&self) -> [&str; 2] {
+        ["--transactional-id", self.settings.id()]
+    }
+
     fn expect_each_once(&self, count: u64) {
         let mut ids = CeIds::new(&self.kafka.bootstrap(), "reader", &self.topic);
         assert_eq!(ids.expect_all(count, SOON).duplicates, 0);
     }
 }
-
-const TRANSACTIONS: [&str; 2] = ["--transactional-id", "test-gw"];
 
 /// A user who may nothing, and is allowed one thing after the other. `check --connect` says the same.
 #[test]
@@ -117,7 +120,9 @@ fn each_right_that_is_missing_is_named_and_waited_for() {
     let mut gateway = Gateway::start_ready(&guarded.settings);
     guarded.client().publish("city/1", b"1");
     let no_topic = "does not allow us to use the offsets topic";
-    let no_id = "does not allow us the transactional id \"test-gw\": grant WRITE and DESCRIBE";
+    let id = guarded.settings.id();
+    let no_id =
+        &format!("does not allow us the transactional id \"{id}\": grant WRITE and DESCRIBE");
     gateway.wait_log(no_topic, SOON);
     let (code, said) = gateway.check_connect();
     assert_eq!(code, Some(1), "{said}");
@@ -127,7 +132,7 @@ fn each_right_that_is_missing_is_named_and_waited_for() {
     gateway.wait_log(no_id, SOON);
     let (_, said) = gateway.check_connect();
     assert!(said.contains(no_id) && !said.contains(no_topic), "{said}");
-    kafka.allow(&TRANSACTIONS);
+    kafka.allow(&guarded.transactions());
     gateway.wait_log("they are parked until it does", SOON);
     gateway.wait_metric("edge_gateway_parking_records", &[], 1.0, SOON);
     kafka.allow(&["--topic", topic]);
@@ -153,7 +158,7 @@ fn a_right_that_is_revoked_is_named_and_its_return_is_noticed() {
     let Guarded { kafka, offsets, .. } = &guarded;
     kafka.allow(&["--topic", &guarded.topic]);
     kafka.allow(&["--topic", offsets]);
-    kafka.allow(&TRANSACTIONS);
+    kafka.allow(&guarded.transactions());
     let mut gateway = Gateway::start_ready(&guarded.settings);
     let mut client = guarded.client();
     client.publish("city/1", b"1");
@@ -163,7 +168,10 @@ fn a_right_that_is_revoked_is_named_and_its_return_is_noticed() {
             ["--topic", offsets],
             "does not allow us to use the offsets topic",
         ),
-        (TRANSACTIONS, "does not allow us the transactional id"),
+        (
+            guarded.transactions(),
+            "does not allow us the transactional id",
+        ),
     ];
     let mut sent = 1_u64;
     for (right, said) in cases {
@@ -173,7 +181,7 @@ fn a_right_that_is_revoked_is_named_and_its_return_is_noticed() {
             client.publish("city/1", sent.to_string().as_bytes());
         }
         gateway.wait_log(said, SOON);
-        assert!(gateway.metric(BUFFERED, &[]) >= Some(1.0), "it waits");
+        gateway.wait_metric(BUFFERED, &[], 1.0, SOON);
         kafka.allow(&right);
         wait::until("delivery goes on", SOON, || {
             gateway.metric(BUFFERED, &[]) == Some(0.0)
@@ -203,7 +211,7 @@ fn a_cluster_that_does_not_allow_our_transactions_for_their_length_is_waited_for
         "the cluster does not allow transactions of 60 s: raise transaction.max.timeout.ms",
         SOON,
     );
-    assert!(gateway.metric(BUFFERED, &[]) >= Some(1.0), "it waits");
+    gateway.wait_metric(BUFFERED, &[], 1.0, SOON);
     let (code, said) = gateway.check_connect();
     assert_eq!(code, Some(1), "{said}");
     assert!(
@@ -239,7 +247,10 @@ fn check_connect_disturbs_neither_a_running_gateway_nor_the_offsets_topic() {
     assert_eq!(code, Some(0), "{said}");
     let expected = format!("ok      kafka offsets topic {offsets}: compacted, readable, writable");
     assert!(said.contains(&expected), "{said}");
-    assert!(said.contains("the id \"test-gw\" is allowed"), "{said}");
+    assert!(
+        said.contains(&format!("the id \"{}\" is allowed", settings.id())),
+        "{said}"
+    );
     client.publish("city/1", b"2");
     gateway.wait_metric(DELIVERED, &[], 2.0, SOON);
     assert!(!gateway.log().contains("begins anew"), "{}", gateway.log());

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -21,20 +22,30 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(60);
 /// A configuration in the making.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    id: String,
     kafka: String,
     sections: String,
     data_dir: Option<PathBuf>,
 }
 
 impl Settings {
-    /// A gateway that sends to the topic `topic` of the cluster at `bootstrap`.
+    /// A gateway that sends to the topic `topic` of the cluster at `bootstrap`. Its id is its own: two
+    /// of the same would fence each other off a cluster that tests share.
     #[must_use]
     pub fn new(bootstrap: &str, topic: &str) -> Self {
+        static MADE: AtomicU32 = AtomicU32::new(1);
         Self {
+            id: format!("test-gw-{}", MADE.fetch_add(1, Ordering::Relaxed)),
             kafka: format!("[kafka]\nbrokers = [\"{bootstrap}\"]\ntopic = \"{topic}\"\n"),
             sections: String::new(),
             data_dir: None,
         }
+    }
+
+    /// The gateway's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Adds an MQTT source that subscribes to `filter`; `more` is further lines of its section.
@@ -92,8 +103,9 @@ impl Settings {
             .clone()
             .unwrap_or_else(|| own_dir.join("data"));
         format!(
-            "[gateway]\nid = \"test-gw\"\ndata_dir = \"{}\"\n\n\
+            "[gateway]\nid = \"{}\"\ndata_dir = \"{}\"\n\n\
              [http]\nlisten = \"127.0.0.1:{http_port}\"\n\n{}{}",
+            self.id,
             data_dir.display(),
             self.kafka,
             self.sections

@@ -54,14 +54,34 @@ pub mod sim;
 pub mod tally;
 pub mod wait;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
-static TURN: Mutex<()> = Mutex::new(());
+/// Heavy tests that run at once in a test binary. They wait more than they compute: for leases, timers
+/// and brokers that start; but with a third one two cores would be busy enough to stretch deadlines.
+const TURNS: u32 = 2;
 
-/// The turn of a heavy test: one at a time in a test binary, since they share two cores with their
-/// brokers. Held until the guard is dropped; a test that failed does not keep the others from theirs.
-pub fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+static TURNS_TAKEN: Mutex<u32> = Mutex::new(0);
+static TURN_OVER: Condvar = Condvar::new();
+
+/// The turn of a heavy test, until it is dropped.
+#[derive(Debug)]
+#[must_use = "it is over as soon as it is dropped"]
+pub struct Turn(());
+
+/// Waits until fewer than [`TURNS`] heavy tests of this test binary run. One that failed does not keep
+/// the others from theirs.
+pub fn turn() -> Turn {
+    let taken = TURNS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let taken = TURN_OVER.wait_while(taken, |taken| *taken == TURNS);
+    *taken.unwrap_or_else(PoisonError::into_inner) += 1;
+    Turn(())
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TURNS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        TURN_OVER.notify_one();
+    }
 }
 
 /// Whether tests that leave their instants to chance are to have many rounds
