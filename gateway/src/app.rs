@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::cli::{EXIT_CONFIG, EXIT_FAILURE, EXIT_STORAGE};
 use crate::clock::SystemClock;
@@ -112,6 +112,9 @@ impl AppError {
 #[derive(Debug)]
 struct LogObserver {
     progress: watch::Sender<Progress>,
+    /// Cancelled when the log has failed; also when its thread is gone without a word. Whoever cares
+    /// for nothing else is not woken by every commit.
+    failed: DropGuard,
     metrics: Arc<Metrics>,
 }
 
@@ -122,7 +125,10 @@ impl Observer for LogObserver {
             match progress.condition {
                 Condition::Full => tracing::warn!("the buffer is full: sources wait"),
                 Condition::Running => tracing::info!("the buffer takes records again"),
-                Condition::Poisoned => tracing::error!("the commit log failed"),
+                Condition::Poisoned => {
+                    tracing::error!("the commit log failed");
+                    self.failed.token().cancel();
+                }
                 Condition::Closed => {}
             }
         }
@@ -171,6 +177,7 @@ struct Gateway {
     log: CommitLog,
     state: GatewayState,
     progress: watch::Receiver<Progress>,
+    log_failed: CancellationToken,
     dead_letters: DeadLetters,
     parking: Parking,
     copier: Option<Copier>,
@@ -181,6 +188,7 @@ struct Gateway {
 impl Gateway {
     fn open(config: Config) -> Result<Self, AppError> {
         let mut metrics = Metrics::new();
+        let log_failed = CancellationToken::new();
         let opening = Arc::new(watch::channel(Progress {
             synced: Offset::ZERO,
             condition: Condition::Running,
@@ -189,6 +197,7 @@ impl Gateway {
         let metrics = Arc::new(metrics);
         let observer = LogObserver {
             progress: opening.0.clone(),
+            failed: log_failed.clone().drop_guard(),
             metrics: Arc::clone(&metrics),
         };
         let owner = format!(
@@ -229,6 +238,7 @@ impl Gateway {
             log,
             state,
             progress,
+            log_failed,
             dead_letters,
             parking,
             copier,
@@ -240,7 +250,6 @@ impl Gateway {
     async fn run(mut self, file: &Path, notifier: Arc<Notifier>) -> Result<Ended, AppError> {
         let mut signals = Signals::listen().map_err(AppError::Start)?;
         let mut running = self.start(&notifier).await?;
-        let mut progress = self.progress.clone();
         let ended = tokio::select! {
             ended = signals.next(file) => Ok(ended),
             Some(ended) = running.sources.join_next() => {
@@ -248,7 +257,7 @@ impl Gateway {
             }
             // The forwarder's result is taken from its thread below.
             _ = &mut running.forwarder_ended => Ok(Ended::Stopped),
-            () = failed(&mut progress) => Err(AppError::Log(self.log.failure())),
+            () = self.log_failed.cancelled() => Err(AppError::Log(self.log.failure())),
         };
         match &ended {
             Ok(Ended::Reload) => notifier.reloading(),
@@ -550,14 +559,5 @@ fn source_ended(
     match ended {
         Ok(result) => result.map_err(AppError::from),
         Err(_) => Err(AppError::Panicked("a source")),
-    }
-}
-
-/// Ready when the log has failed.
-async fn failed(progress: &mut watch::Receiver<Progress>) {
-    let poisoned = |now: &Progress| now.condition == Condition::Poisoned;
-    if progress.wait_for(poisoned).await.is_err() {
-        // The log's thread is gone without a word: as good as failed.
-        tracing::error!("the commit log's thread has ended");
     }
 }

@@ -98,6 +98,8 @@ pub(super) struct Inner {
     /// What it is to become.
     pub(super) lineage_wanted: u64,
     pub(super) closing: bool,
+    /// The writer waits until it is woken, however long.
+    pub(super) sleeps: bool,
     pub(super) failure: Option<Arc<StorageError>>,
 }
 
@@ -271,9 +273,9 @@ impl Shared {
             return;
         }
         inner.committed = offset;
-        // While records are being gathered the writer looks by itself, soon.
-        let gathering = inner.gathering.count > 0 && inner.progress.condition != Condition::Full;
-        if !gathering {
+        // The writer looks by itself when it next commits, or writes the slots. It is woken where it
+        // waits for neither, and where there is a segment to retire.
+        if inner.sleeps || inner.retired().is_some() {
             self.work.notify_one();
         }
     }
@@ -326,6 +328,7 @@ impl Inner {
             lineage: slot.lineage,
             lineage_wanted: slot.lineage,
             closing: false,
+            sleeps: false,
             failure: None,
         }
     }

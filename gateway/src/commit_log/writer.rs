@@ -186,7 +186,9 @@ impl Writer {
                     stale.then_some(slot_due)
                 }
             };
-            inner = match wake.into_iter().chain(expiry_due).min() {
+            let wake = wake.into_iter().chain(expiry_due).min();
+            inner.sleeps = wake.is_none();
+            inner = match wake {
                 None => self
                     .shared
                     .work

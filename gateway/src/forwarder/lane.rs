@@ -29,7 +29,7 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 /// Shortest and longest wait for reports. librdkafka cannot wake us, so it is looked at, less and
 /// less often while nothing comes.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
-const PAUSE_MAX: Duration = Duration::from_millis(50);
+pub(super) const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// How long requests under way may take to be answered before a producer is given up. What is
 /// given up is sent again, and may then be there twice.
 const QUIESCE_MAX: Duration = Duration::from_secs(5);

@@ -65,7 +65,7 @@ use aside::Reason;
 use backoff::{Backoff, Stop};
 use encode::{Encoder, Outgoing};
 pub use event_time::DeviceTimeWindow;
-use lane::{Alone, Lane, Streamed, Trouble};
+use lane::{Alone, Lane, PAUSE_MAX, Streamed, Trouble};
 use parking::{Parking, Take, returning};
 use reader::{Read, Reader};
 
@@ -293,7 +293,9 @@ impl<'c> Forwarder<'c> {
         let timeout = if lane.is_settled() {
             IDLE_WAIT
         } else {
-            lane.next_pause()
+            // Nothing is sent, let alone reported, before a batch has lingered.
+            let linger = self.sender.config.kafka.linger.min(PAUSE_MAX);
+            lane.next_pause().max(linger)
         };
         self.reader.wait(timeout);
         false

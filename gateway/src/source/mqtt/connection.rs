@@ -34,6 +34,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// acknowledgements; a well-behaved broker has at most `receive_maximum` outstanding.
 const OUT_BYTES_MAX: usize = 64 * 1024;
 
+/// A read of fewer bytes than this has caught up with the broker: 60 publishes of 200 bytes.
+const TRICKLE_BYTES: usize = 16 * 1024;
+
+/// How long publishes then gather in the kernel before the next read, while acknowledgements wait for
+/// the log: what trickles in is read with a few wake-ups a commit instead of one each. Well below the
+/// default `commit_interval`, so that most of it still goes with the commit that is waited for.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// How long the log may take for what was appended when the source stops: some group commits, even
 /// on a slow card. What is not acknowledged by then, the broker sends again.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -196,10 +204,14 @@ impl Server<'_> {
         self.take(connection).await?;
         self.progressed(connection.wire).await?;
         let mut ticks = ticks(connection.keep_alive);
+        let mut gathered = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut gathers = false;
         loop {
+            let waits = self.session.waits_for_log();
+            let gathering = gathers && waits;
             tokio::select! {
                 () = self.stop.cancelled() => return self.drain(connection).await,
-                moved = moved(self.progress, self.source) => {
+                moved = moved(self.progress, self.source), if waits => {
                     moved.map_err(Failure::Source)?;
                     self.progressed(connection.wire).await?;
                     if self.session.wants_reconnect() {
@@ -212,14 +224,24 @@ impl Server<'_> {
                     self.session.handed(written.map_err(ConnectionError::Lost)?);
                 }
                 read = connection.reader.read_buf(connection.framer.space()),
-                    if self.session.out.len() < OUT_BYTES_MAX =>
+                    if !gathering && self.session.out.len() < OUT_BYTES_MAX =>
                 {
-                    if read.map_err(ConnectionError::Lost)? == 0 {
+                    let bytes = read.map_err(ConnectionError::Lost)?;
+                    if bytes == 0 {
                         return Err(ConnectionError::Closed.into());
                     }
                     connection.quiet_ticks = 0;
+                    if !waits {
+                        // What the log did so far is no news to what comes now.
+                        self.progress.mark_unchanged();
+                    }
                     self.take(connection).await?;
+                    gathers = bytes < TRICKLE_BYTES;
+                    if gathers {
+                        gathered.as_mut().reset(Instant::now() + GATHER);
+                    }
                 }
+                () = &mut gathered, if gathering => gathers = false,
                 _ = ticks.tick() => {
                     tick(connection)?;
                     self.session.tick().map_err(Failure::Source)?;

@@ -368,6 +368,13 @@ impl Session {
             && self.progress.borrow().condition == Condition::Running
     }
 
+    /// Whether there is something to do when the log has moved on.
+    pub(super) fn waits_for_log(&self) -> bool {
+        !self.acks.is_empty()
+            || self.intake.mode() != Mode::Flowing
+            || self.subscriptions.waits_for_log()
+    }
+
     /// Nothing is owed to the broker.
     pub(super) fn is_settled(&self) -> bool {
         self.acks.is_empty()

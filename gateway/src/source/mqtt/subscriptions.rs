@@ -96,6 +96,11 @@ impl Subscriptions {
         self.note.as_ref()
     }
 
+    /// Something is to be done as soon as the log has moved on.
+    pub(super) fn waits_for_log(&self) -> bool {
+        self.is_due || self.note.is_some()
+    }
+
     /// The note was appended.
     pub(super) fn noted(&mut self, ticket: Ticket) {
         self.note = None;

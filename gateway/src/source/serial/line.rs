@@ -131,6 +131,11 @@ impl Line {
         }
     }
 
+    /// Whether there is something to do when the log has moved on.
+    pub(super) fn waits_for_log(&self) -> bool {
+        !self.all_committed() || !self.wants_bytes()
+    }
+
     pub(super) fn clock_stepped(&mut self) {
         match self {
             Self::Shim(shim) => shim.clock_stepped(),

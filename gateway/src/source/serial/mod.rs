@@ -258,7 +258,9 @@ impl SerialSource {
                         Err(lost) => return Ok(SessionEnd::Lost(lost)),
                     }
                 }
-                changed = self.progress.changed() => changed.map_err(|_| LogFailed)?,
+                changed = self.progress.changed(), if self.line.waits_for_log() => {
+                    changed.map_err(|_| LogFailed)?;
+                }
                 () = sleep(wait) => {
                     if let Some(lost) = self.silence(&mut reader, &mut buffer).await? {
                         return Ok(SessionEnd::Lost(lost));
