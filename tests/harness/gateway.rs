@@ -5,7 +5,6 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -29,13 +28,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A gateway that sends to the topic `topic` of the cluster at `bootstrap`. Its id is its own: two
-    /// of the same would fence each other off a cluster that tests share.
+    /// A gateway that sends to the topic `topic` of the cluster at `bootstrap`, and is called after it:
+    /// two of the same id would fence each other off a cluster that tests share.
     #[must_use]
     pub fn new(bootstrap: &str, topic: &str) -> Self {
-        static MADE: AtomicU32 = AtomicU32::new(1);
         Self {
-            id: format!("test-gw-{}", MADE.fetch_add(1, Ordering::Relaxed)),
+            id: format!("gw-of-{topic}"),
             kafka: format!("[kafka]\nbrokers = [\"{bootstrap}\"]\ntopic = \"{topic}\"\n"),
             sections: String::new(),
             data_dir: None,
