@@ -6,6 +6,7 @@
 mod buffer;
 mod dead_letters;
 mod documents;
+mod registry;
 mod sniff;
 
 use std::error::Error;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Bus, BusKind, Config, ConfigError, SourceKind};
+use crate::registry::process;
 use crate::signals::Ended;
 use crate::{app, logging, probe};
 
@@ -74,6 +76,9 @@ enum Command {
     /// Write the man pages
     #[command(hide = true)]
     Man(documents::Man),
+    /// What a running gateway starts to read or write its device registry
+    #[command(hide = true, name = process::COMMAND)]
+    RegistryStore(registry::RegistryStore),
 }
 
 #[derive(Debug, clap::Args)]
@@ -110,6 +115,7 @@ fn perform(command: Command) -> u8 {
         Command::Sniff(arguments) => sniff::perform(&arguments),
         Command::Completions(arguments) => documents::complete(&arguments),
         Command::Man(arguments) => documents::man(&arguments),
+        Command::RegistryStore(arguments) => registry::serve(&arguments),
     }
 }
 

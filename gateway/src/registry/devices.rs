@@ -12,7 +12,7 @@ use crate::record::Origin;
 /// Devices kept. About 6 MB with names of 40 bytes; chosen by eye for a board of 512 MB.
 const DEVICES_MAX: usize = if cfg!(test) { 64 } else { 32_768 };
 /// Longest name of a device, with its source's before it.
-const KEY_BYTES_MAX: usize = 288;
+pub(super) const KEY_BYTES_MAX: usize = 288;
 /// Devices forgotten at once, so that looking for those unseen for longest is rare.
 const EVICTED_AT_ONCE: usize = DEVICES_MAX / 16;
 
@@ -226,6 +226,11 @@ impl Devices {
                 self.tell_store(key);
             }
         }
+    }
+
+    /// Whether there is anything that the store does not know yet.
+    pub(super) fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
     }
 
     /// Takes up to `max` changes that the store does not know yet.

@@ -1,9 +1,8 @@
 //! The thread that works with the store: opens it, loads it, writes to it, and begins it anew.
 //!
-//! Every call of the store is made here, in a `catch_unwind`, with no lock held.
+//! Every call of the store is made here, in a `catch_unwind`, with no lock held. It is open only while
+//! there is something to read or write: an open one costs threads, wake-ups and memory.
 
-use std::cell::Cell;
-use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::store::{Place, Store, StoreError};
 use super::{Shared, lock};
+use crate::cli::chain;
 
-/// Devices written at once: memory and the time the devices are locked.
-const BATCH_DEVICES: usize = 256;
+/// Devices read or written at once: memory and the time the devices are locked.
+pub(super) const BATCH_DEVICES: usize = 256;
 /// After this time a call of the store is shown as stuck.
 const STUCK_AFTER: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 30_000 });
 
@@ -36,7 +36,7 @@ pub(super) struct Pacing {
 impl Default for Pacing {
     fn default() -> Self {
         Self {
-            write_interval: Duration::from_secs(60),
+            write_interval: Duration::from_secs(300),
             write_interval_per_device: Duration::from_millis(100),
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(3600),
@@ -120,10 +120,12 @@ pub(super) struct Keeper {
     pacing: Pacing,
     stopped: Receiver<()>,
     retry: Duration,
-    /// What is there could not be removed after a failure. It must not be loaded: memory holds it.
+    /// Memory holds what the store did: it must not be loaded again, which would count it twice.
+    is_loaded: bool,
+    /// What is there could not be removed after a failure. It must not be written to.
     must_clear: bool,
     /// There was too little disk space, which was said.
-    is_starved: Cell<bool>,
+    is_starved: bool,
 }
 
 impl Keeper {
@@ -139,8 +141,9 @@ impl Keeper {
             pacing,
             stopped,
             retry: Duration::ZERO,
+            is_loaded: false,
             must_clear: false,
-            is_starved: Cell::new(false),
+            is_starved: false,
         }
     }
 
@@ -148,7 +151,7 @@ impl Keeper {
     pub(super) fn run(mut self) {
         loop {
             let begun = Instant::now();
-            let Err(error) = self.session() else {
+            let Err(error) = self.serve() else {
                 break;
             };
             if begun.elapsed() >= self.pacing.retry_max {
@@ -162,16 +165,36 @@ impl Keeper {
         self.becomes(Condition::Off);
     }
 
-    /// From opening the store to the registry's end.
-    fn session(&mut self) -> Result<(), StoreError> {
+    /// Until the registry's end, or the store's first error.
+    fn serve(&mut self) -> Result<(), StoreError> {
         self.becomes(Condition::Opening);
         if self.must_clear {
             self.clear()?;
         }
+        if !self.is_loaded {
+            self.visit(false, load)?;
+            self.is_loaded = true;
+        }
+        loop {
+            let written = self.write(false)?;
+            let count = u32::try_from(written).unwrap_or(u32::MAX);
+            let pause = self.pacing.write_interval_per_device.saturating_mul(count);
+            if self.sleep(pause.max(self.pacing.write_interval)) {
+                return self.write(true).map(drop);
+            }
+        }
+    }
+
+    /// Opens the store, has `work` done with it, and closes it, synced if `sync` is set.
+    fn visit<T>(
+        &mut self,
+        sync: bool,
+        work: impl FnOnce(&Shared, &dyn Place, &mut dyn Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let place = &mut self.place;
-        let store = guarded("open", || place.open())?;
-        match self.serve(&*store) {
-            Ok(()) => guarded("close", || store.close()),
+        let mut store = guarded("open", || place.open())?;
+        match work(&self.shared, &**place, &mut *store) {
+            Ok(done) => guarded("close", || store.close(sync)).map(|()| done),
             Err(error) => {
                 // Dropping it writes, and may fail as well.
                 let _ = guarded("drop", || {
@@ -183,71 +206,30 @@ impl Keeper {
         }
     }
 
-    fn serve(&self, store: &dyn Store) -> Result<(), StoreError> {
-        self.load(store)?;
-        loop {
-            let written = self.write(store)?;
-            let count = u32::try_from(written).unwrap_or(u32::MAX);
-            let pause = self.pacing.write_interval_per_device.saturating_mul(count);
-            if self.sleep(pause.max(self.pacing.write_interval)) {
-                self.write(store)?;
-                return Ok(());
-            }
-        }
-    }
-
-    fn load(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let mut loaded = Vec::new();
-        let recall = |loaded: &mut Vec<(String, _)>| {
-            let mut devices = lock(&self.shared.devices);
-            for (key, device) in loaded.drain(..) {
-                devices.recall(&key, device);
-            }
-        };
-        guarded("load", || {
-            store.load(&mut |key, device| {
-                loaded.push((key.to_owned(), device));
-                if loaded.len() == BATCH_DEVICES {
-                    recall(&mut loaded);
-                }
-            })
-        })?;
-        recall(&mut loaded);
-        guarded("seal", || store.seal())
-    }
-
     /// Writes what the store does not know yet, unless there is too little disk space. Returns how
     /// many devices that were.
-    fn write(&self, store: &dyn Store) -> Result<usize, StoreError> {
+    fn write(&mut self, sync: bool) -> Result<usize, StoreError> {
+        if let Err(error) = has_space(&*self.place) {
+            self.starved(error)?;
+            return Ok(0);
+        }
+        self.is_starved = false;
         let mut written = 0;
-        loop {
-            if let Err(error) = guarded("space", || self.place.has_space()) {
-                self.starved(error)?;
-                return Ok(written);
-            }
-            let changes = lock(&self.shared.devices).take_unwritten(BATCH_DEVICES);
-            if changes.is_empty() {
-                break;
-            }
+        if lock(&self.shared.devices).has_unwritten() {
             self.becomes(Condition::Writing);
-            guarded("write", || store.write(&changes))?;
-            written += changes.len();
+            written = self.visit(sync, write)?;
         }
-        if written > 0 {
-            guarded("seal", || store.seal())?;
-        }
-        self.is_starved.set(false);
         self.becomes(Condition::Ready);
         Ok(written)
     }
 
     /// Says once that space is missing; any other error is given back.
-    fn starved(&self, error: StoreError) -> Result<(), StoreError> {
+    fn starved(&mut self, error: StoreError) -> Result<(), StoreError> {
         let StoreError::NoSpace { .. } = error else {
             return Err(error);
         };
         let text = chain(&error);
-        if !self.is_starved.replace(true) {
+        if !std::mem::replace(&mut self.is_starved, true) {
             tracing::warn!(error = text, "the device registry is not written for now");
         }
         lock(&self.shared.store).becomes(Condition::Waiting, Some(text));
@@ -259,17 +241,7 @@ impl Keeper {
         let Err(error) = self.starved(error) else {
             return self.pacing.write_interval;
         };
-        let wait = match error {
-            StoreError::Interrupted => self.pacing.retry_max,
-            StoreError::Unclean
-            | StoreError::Damaged
-            | StoreError::Content
-            | StoreError::TooLarge { .. }
-            | StoreError::Io { .. }
-            | StoreError::Sled(_)
-            | StoreError::Panicked(_)
-            | StoreError::NoSpace { .. } => self.retry,
-        };
+        let wait = self.retry;
         self.retry = (self.retry * 4).clamp(self.pacing.retry_min, self.pacing.retry_max);
         lock(&self.shared.devices).nothing_is_written();
         let text = chain(&error);
@@ -294,6 +266,7 @@ impl Keeper {
 
     fn clear(&mut self) -> Result<(), StoreError> {
         let place = &mut self.place;
+        self.is_loaded = true;
         self.must_clear = true;
         guarded("clear", || place.clear())?;
         self.must_clear = false;
@@ -312,21 +285,40 @@ impl Keeper {
     }
 }
 
+/// Gives all that the store holds to the devices.
+fn load(shared: &Shared, _: &dyn Place, store: &mut dyn Store) -> Result<(), StoreError> {
+    guarded("load", || {
+        store.load(&mut |loaded| {
+            let mut devices = lock(&shared.devices);
+            for (key, device) in loaded.drain(..) {
+                devices.recall(&key, device);
+            }
+        })
+    })
+}
+
+/// Writes until the store knows all, or space gets scarce.
+fn write(shared: &Shared, place: &dyn Place, store: &mut dyn Store) -> Result<usize, StoreError> {
+    let mut written = 0;
+    while has_space(place).is_ok() {
+        let changes = lock(&shared.devices).take_unwritten(BATCH_DEVICES);
+        if changes.is_empty() {
+            break;
+        }
+        guarded("write", || store.write(&changes))?;
+        written += changes.len();
+    }
+    Ok(written)
+}
+
+fn has_space(place: &dyn Place) -> Result<(), StoreError> {
+    guarded("space", || place.has_space())
+}
+
 /// Calls the store; a panic becomes an error.
 fn guarded<T>(
     what: &'static str,
     call: impl FnOnce() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(StoreError::Panicked(what)))
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

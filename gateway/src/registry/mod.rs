@@ -2,12 +2,13 @@
 //!
 //! Nothing rests on it: it may be gone at any time, and begins anew. It is kept in sled, which
 //! syncs nothing by itself, never shrinks its file, and may panic, hang or fail on a damaged file or
-//! a full disk. So the truth is in memory, sled is a copy of it on a thread of its own, and nothing
-//! that sled does reaches a record.
+//! a full disk; it also has seven threads that never end and wake once a second each. So the truth is in
+//! memory, sled is a copy of it, opened in a process of its own ([`process`]) while it is read or
+//! written, and nothing that sled does reaches a record.
 //!
 //! ```text
-//!  sources ── note() ──▶ a table each ── collect ──▶ devices ◀── load, ── keeper ──▶ sled
-//!  (one look-up a record) by subject    every 5 s    in memory    batches  thread
+//!  sources ── note() ──▶ a table each ── collect ──▶ devices ◀── load, ── keeper ──▶ sled, in a
+//!  (one look-up a record) by subject    every 5 s    in memory    batches  thread    process
 //!                                          ▲             └──▶ /api/status
 //!                                     route → device
 //! ```
@@ -23,23 +24,24 @@
 //!   counted: an update dropped, or the device unseen for longest evicted.
 //! - **D3** sled opens only files that it left itself, whole ([`seal`]). Else they are removed.
 //! - **D4** After an error or a panic of sled its files are removed and all devices written anew from
-//!   memory, after a pause that grows from nothing to an hour. Where sled ended the whole process
-//!   while it opened (a panic within a panic), the next start waits that hour first.
+//!   memory, after a pause that grows from nothing to an hour. So they are where its process ended.
 //! - **D5** With little space left on the disk nothing is written: the log needs it more.
 //!
-//! What a crash takes with it is what was not written yet: a minute, or with many devices more
-//! ([`Pacing`]). A power cut may take all. A thread that hangs in sled is left alone and shown as
+//! What a crash takes with it is what was not written yet: five minutes, or with many devices more
+//! ([`Pacing`]). A power cut may take all. Where sled hangs the keeper's thread waits for it, shown as
 //! `stuck`; the rest goes on without it.
 
 mod collect;
 mod devices;
 mod figures;
 mod keeper;
+pub(crate) mod process;
 mod seal;
 mod seen;
 mod store;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,9 +56,10 @@ pub use devices::{DeviceView, LinkPosition};
 pub use figures::RegistryFigures;
 pub use keeper::{Condition, StoreStatus};
 use keeper::{Keeper, Pacing};
+use process::ProcessPlace;
 use seen::Table;
 pub use seen::Watch;
-use store::{Place, SledPlace};
+use store::Place;
 
 use crate::forwarder::route::Router;
 use crate::record::SourceName;
@@ -111,7 +114,7 @@ impl Registry {
     /// without a thread or a disk it lives in memory.
     #[must_use]
     pub fn start(dir: PathBuf, router: Router, figures: RegistryFigures) -> Self {
-        let place = Box::new(SledPlace::new(dir));
+        let place = Box::new(ProcessPlace::new(dir));
         Self::with(place, Pacing::default(), router, figures)
     }
 

@@ -1,8 +1,7 @@
 //! The registry's copy on disk: what the keeper asks of a store, and sled as one.
 //!
 //! ```text
-//! <data_dir>/registry/sealed        what sled left, see `seal`; missing while sled opens
-//!                    /opening       there while sled opens: whoever finds it knows how that ended
+//! <data_dir>/registry/sealed        what sled left, see `seal`; missing while sled is open
 //!                    /devices.sled/ sled's own files
 //! ```
 
@@ -11,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::devices::{Change, Device};
+use super::keeper::BATCH_DEVICES;
 use super::seal::Contents;
 
 /// Memory sled may use for pages, in bytes; its default is 1 GiB.
@@ -33,9 +33,6 @@ pub(super) enum StoreError {
     /// The seal says otherwise.
     #[error("the files are not as they were left")]
     Damaged,
-    /// The marker was there.
-    #[error("the process ended while the store was opened")]
-    Interrupted,
     /// sled gave something that is no device.
     #[error("the store holds something that is no device")]
     Content,
@@ -56,6 +53,16 @@ pub(super) enum StoreError {
     /// The keeper caught a panic.
     #[error("the store panicked on {0}")]
     Panicked(&'static str),
+    /// The process that has sled says so.
+    #[error("{text}")]
+    Process { reason: &'static str, text: String },
+    /// That process ended, or said what makes no sense.
+    #[error("the store's process failed ({how})")]
+    Ended {
+        how: String,
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl StoreError {
@@ -65,16 +72,20 @@ impl StoreError {
             Self::NoSpace { .. } => "no_space",
             Self::Unclean => "unclean",
             Self::Damaged => "damaged",
-            Self::Interrupted => "interrupted",
             Self::Content => "content",
             Self::TooLarge { .. } => "too_large",
             Self::Io { .. } => "io",
             Self::Sled(_) => "sled",
             Self::Panicked(_) => "panic",
+            Self::Process { reason, text: _ } => reason,
+            Self::Ended { .. } => "ended",
         }
     }
 
-    fn io<'p>(what: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Self + 'p {
+    pub(super) fn io<'p>(
+        what: &'static str,
+        path: &'p Path,
+    ) -> impl FnOnce(io::Error) -> Self + 'p {
         move |source| Self::Io {
             what,
             path: path.to_path_buf(),
@@ -82,6 +93,9 @@ impl StoreError {
         }
     }
 }
+
+/// A device by its key.
+pub(super) type StoredDevice = (String, Device);
 
 /// Where a store lives. Any call may panic or hang: it is the keeper's business to survive that.
 pub(super) trait Place: Send {
@@ -96,18 +110,15 @@ pub(super) trait Place: Send {
 }
 
 /// An open store.
-pub(super) trait Store: Send {
-    /// Gives every device to `take`.
-    fn load(&self, take: &mut dyn FnMut(&str, Device)) -> Result<(), StoreError>;
+pub(super) trait Store {
+    /// Gives every device to `take`, some at a time, which empties what it is given.
+    fn load(&mut self, take: &mut dyn FnMut(&mut Vec<StoredDevice>)) -> Result<(), StoreError>;
 
-    /// Takes changes; they are kept from the next [`Store::seal`] on.
-    fn write(&self, changes: &[Change]) -> Result<(), StoreError>;
+    /// Takes changes; they are kept from [`Store::close`] on.
+    fn write(&mut self, changes: &[Change]) -> Result<(), StoreError>;
 
-    /// Makes what was written outlive the process.
-    fn seal(&self) -> Result<(), StoreError>;
-
-    /// Ends; what was sealed outlives a power cut too.
-    fn close(self: Box<Self>) -> Result<(), StoreError>;
+    /// Ends; what was written then outlives the process, and if `sync` is set a power cut too.
+    fn close(self: Box<Self>, sync: bool) -> Result<(), StoreError>;
 }
 
 /// A directory for a sled database.
@@ -135,8 +146,24 @@ impl SledPlace {
         self.dir.join("sealed")
     }
 
-    fn marker_path(&self) -> PathBuf {
-        self.dir.join("opening")
+    /// Makes the directory, and looks for space.
+    pub(super) fn prepare(&self) -> Result<(), StoreError> {
+        fs::create_dir_all(&self.dir).map_err(StoreError::io("make", &self.dir))?;
+        self.has_space()
+    }
+
+    /// Opens what is there, once the directory is [prepared](Self::prepare).
+    pub(super) fn open_prepared(&self) -> Result<SledStore, StoreError> {
+        self.check()?;
+        self.break_seal()?;
+        let db = sled::Config::new()
+            .path(self.store_dir())
+            .cache_capacity(CACHE_BYTES)
+            // What is written is flushed at the end.
+            .flush_every_ms(None)
+            .open()?;
+        let place = self.clone();
+        Ok(SledStore { db, place })
     }
 
     /// Whether what is there, if anything, is what sled left.
@@ -144,9 +171,6 @@ impl SledPlace {
         let failed = StoreError::io("read the directory", &self.dir);
         if fs::read_dir(&self.dir).map_err(failed)?.next().is_none() {
             return Ok(());
-        }
-        if fs::symlink_metadata(self.marker_path()).is_ok() {
-            return Err(StoreError::Interrupted);
         }
         let seal = match fs::read(self.seal_path()) {
             Ok(seal) => seal,
@@ -167,15 +191,13 @@ impl SledPlace {
         }
     }
 
-    /// Breaks the seal and leaves the marker, in this order.
-    fn mark(&self) -> Result<(), StoreError> {
-        let (marker, seal) = (self.marker_path(), self.seal_path());
-        remove_file_if_there(&seal).map_err(StoreError::io("remove", &seal))?;
-        fs::write(&marker, b"").map_err(StoreError::io("write", &marker))
+    fn break_seal(&self) -> Result<(), StoreError> {
+        let seal = self.seal_path();
+        remove_file_if_there(&seal).map_err(StoreError::io("remove", &seal))
     }
 
     fn seal(&self, sync: bool) -> Result<(), StoreError> {
-        let (dir, path, marker) = (self.store_dir(), self.seal_path(), self.marker_path());
+        let (dir, path) = (self.store_dir(), self.seal_path());
         // Room to be measured beyond the bound.
         let read = Contents::read(&dir, 4 * self.bytes_max, sync);
         let contents = read.map_err(StoreError::io("read", &dir))?;
@@ -185,7 +207,6 @@ impl SledPlace {
                 bytes_max: self.bytes_max,
             });
         }
-        remove_file_if_there(&marker).map_err(StoreError::io("remove", &marker))?;
         contents
             .seal(&path, sync)
             .map_err(StoreError::io("write", &path))
@@ -194,18 +215,8 @@ impl SledPlace {
 
 impl Place for SledPlace {
     fn open(&mut self) -> Result<Box<dyn Store>, StoreError> {
-        fs::create_dir_all(&self.dir).map_err(StoreError::io("make", &self.dir))?;
-        self.has_space()?;
-        self.check()?;
-        self.mark()?;
-        let db = sled::Config::new()
-            .path(self.store_dir())
-            .cache_capacity(CACHE_BYTES)
-            // Its own thread would wake an idle board twice a second; the keeper flushes.
-            .flush_every_ms(None)
-            .open()?;
-        let place = self.clone();
-        Ok(Box::new(SledStore { db, place }))
+        self.prepare()?;
+        Ok(Box::new(self.open_prepared()?))
     }
 
     fn clear(&mut self) -> Result<(), StoreError> {
@@ -270,23 +281,29 @@ fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-struct SledStore {
+/// An open sled database. It has threads that stay until the process ends.
+pub(super) struct SledStore {
     db: sled::Db,
     place: SledPlace,
 }
 
 impl Store for SledStore {
-    fn load(&self, take: &mut dyn FnMut(&str, Device)) -> Result<(), StoreError> {
+    fn load(&mut self, take: &mut dyn FnMut(&mut Vec<StoredDevice>)) -> Result<(), StoreError> {
+        let mut loaded = Vec::with_capacity(BATCH_DEVICES);
         for entry in self.db.iter() {
             let (key, value) = entry?;
             let key = std::str::from_utf8(&key).map_err(|_| StoreError::Content)?;
             let device = Device::from_bytes(&value).map_err(|_| StoreError::Content)?;
-            take(key, device);
+            loaded.push((key.to_owned(), device));
+            if loaded.len() == BATCH_DEVICES {
+                take(&mut loaded);
+            }
         }
+        take(&mut loaded);
         Ok(())
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for (key, device) in changes {
             match device {
@@ -297,15 +314,10 @@ impl Store for SledStore {
         Ok(self.db.apply_batch(batch)?)
     }
 
-    fn seal(&self) -> Result<(), StoreError> {
-        self.db.flush()?;
-        self.place.seal(false)
-    }
-
-    fn close(self: Box<Self>) -> Result<(), StoreError> {
+    fn close(self: Box<Self>, sync: bool) -> Result<(), StoreError> {
         let Self { db, place } = *self;
         db.flush()?;
         drop(db);
-        place.seal(true)
+        place.seal(sync)
     }
 }

@@ -50,15 +50,7 @@ fn go_on(dir: &Path) -> (usize, u64) {
     fixture.hear("new");
     fixture.wait_for(Condition::Ready);
     let old = fixture.snapshot().count - 1;
-    let reasons = [
-        "unclean",
-        "damaged",
-        "interrupted",
-        "io",
-        "sled",
-        "panic",
-        "content",
-    ];
+    let reasons = ["unclean", "damaged", "io", "sled", "panic", "content"];
     let resets = reasons.map(|reason| fixture.resets(reason)).iter().sum();
     drop(fixture);
     let fixture = Fixture::start(place(dir));
@@ -185,24 +177,6 @@ fn a_process_killed_while_the_store_was_at_work_begins_the_registry_anew() {
     let dir = made();
     fs::remove_file(dir.path().join("registry/sealed")).expect("removable");
     assert_begins_anew(dir.path(), "no seal");
-}
-
-#[test]
-fn a_store_that_ended_the_process_at_opening_is_let_alone_for_a_while() {
-    let dir = made();
-    fs::write(dir.path().join("registry/opening"), b"").expect("writable");
-    let pacing = Pacing {
-        retry_max: Duration::from_secs(3600),
-        ..EAGER
-    };
-    let fixture = Fixture::start_paced(place(dir.path()), pacing);
-    fixture.hear("new");
-    fixture.wait_for(Condition::Waiting);
-    until("the files to be removed", || {
-        !store_dir(dir.path()).exists()
-    });
-    assert_eq!(fixture.resets("interrupted"), 1);
-    assert_eq!(fixture.snapshot().count, 1, "it lives in memory");
 }
 
 #[test]

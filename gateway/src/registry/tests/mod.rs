@@ -3,9 +3,11 @@
 mod damage;
 mod disks;
 mod faults;
+mod process;
 
 use std::time::{Duration, Instant};
 
+use super::store::SledPlace;
 use super::*;
 use crate::forwarder::route::{Pattern, Route, Template};
 use crate::metrics::ReasonLabel;
