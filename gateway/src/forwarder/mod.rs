@@ -154,6 +154,7 @@ fn at_least_once(
     grace: Duration,
 ) -> Result<(), ForwarderError> {
     let over = Arc::new(AtomicBool::new(false));
+    let parking = context.parking.clone();
     let returner = returning::Returner::new(config, &context, Arc::clone(&over));
     let forwarder = Forwarder::new(config, context, grace)?;
     thread::scope(|scope| {
@@ -162,7 +163,8 @@ fn at_least_once(
             .spawn_scoped(scope, move || returner.run())
             .map_err(ForwarderError::Thread)?;
         let forwarded = forwarder.run(&over);
-        over.store(true, Ordering::Relaxed);
+        over.store(true, Ordering::Release);
+        parking.wake();
         let returned = returning.join();
         forwarded.and(returned.unwrap_or_else(|panic| resume_unwind(panic)))
     })

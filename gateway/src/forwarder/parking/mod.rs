@@ -46,8 +46,8 @@ mod topic;
 pub(super) mod unpark;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -149,6 +149,8 @@ struct Shared {
     /// How many topics are parked: where there are none a record costs one look at this.
     count: AtomicUsize,
     inner: Mutex<Inner>,
+    /// A topic has been parked, or who waits for one need not any more.
+    begun: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -190,6 +192,7 @@ impl Parking {
                     topics,
                     ..Inner::default()
                 }),
+                begun: Condvar::new(),
             }),
         };
         parking.publish(&parking.lock());
@@ -238,6 +241,7 @@ impl Parking {
         inner.topics.insert(topic.to_owned(), Topic::new(log, code));
         inner.release(topic);
         self.publish(&inner);
+        self.shared.begun.notify_all();
         true
     }
 
@@ -284,6 +288,28 @@ impl Parking {
             .filter(|(_, topic)| topic.next_try <= now);
         let first = due.min_by_key(|(_, topic)| topic.next_try);
         first.map(|(name, _)| name.clone())
+    }
+
+    /// Waits until a topic may be due, at most `look_interval` while some are parked. Where none are it
+    /// sleeps until one is, or [`Parking::wake`] is called once `over` is set.
+    pub(super) fn wait(&self, look_interval: Duration, over: &AtomicBool) {
+        let inner = self.lock();
+        if over.load(Ordering::Acquire) {
+            return;
+        }
+        let begun = &self.shared.begun;
+        if inner.topics.is_empty() {
+            drop(begun.wait(inner));
+        } else {
+            drop(begun.wait_timeout(inner, look_interval));
+        }
+    }
+
+    /// Ends a [`Parking::wait`].
+    pub(super) fn wake(&self) {
+        // Who waits has looked at `over`, and sleeps, once the lock can be had.
+        drop(self.lock());
+        self.shared.begun.notify_all();
     }
 
     /// The log of a topic, to return its records from; opened if it could not be before.

@@ -95,7 +95,7 @@ impl<'c> Returner<'c> {
                     }
                     tried?;
                 }
-                None => thread::sleep(LOOK_INTERVAL),
+                None => self.parking.wait(LOOK_INTERVAL, &self.over),
             }
         }
         Ok(())
