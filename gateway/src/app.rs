@@ -12,7 +12,6 @@
 //! take over the first one's MQTT sessions. A failed log ends the process with exit code 74, so
 //! that its supervisor acts; nothing falls back to memory.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,7 +32,7 @@ use crate::commit_log::{
     CommitLog, CommitReport, Condition, Observer, OpenError, Opened, Options, Progress, Recovery,
     StorageError,
 };
-use crate::config::{Config, Source, SourceKind, WhenFull};
+use crate::config::{Config, Source, WhenFull};
 use crate::dead_letters::DeadLetters;
 use crate::dead_letters::control::Control;
 use crate::dead_letters::copies::{self, Copier};
@@ -47,8 +46,7 @@ use crate::pulse::Pulse;
 use crate::record::Offset;
 use crate::registry::Registry;
 use crate::signals::{Ended, Signals};
-use crate::source::modbus::Bus;
-use crate::source::{self, SourceContext, SourceError};
+use crate::source::{self, Buses, SourceContext, SourceError};
 use crate::state::GatewayState;
 use crate::supervisor::{Notifier, Pipeline, Readiness, Supervisor};
 
@@ -332,6 +330,8 @@ impl Gateway {
             .await
             .map_err(|_| AppError::Panicked("the control socket"))?;
         running.stop_forwarder.store(true, Ordering::Relaxed);
+        // It may be waiting for records.
+        self.log.rouse();
         let forwarded = self.join_forwarder(running.forwarder).await;
         let (log, dead_letters) = (self.log.clone(), self.dead_letters.clone());
         let (copier, stop_http) = (running.copier, running.stop_http);
@@ -437,12 +437,7 @@ impl Gateway {
         stop: &CancellationToken,
     ) -> Readiness {
         let mut readiness = Vec::new();
-        let buses: HashMap<String, Arc<Bus>> = self
-            .config
-            .buses
-            .iter()
-            .map(|bus| (bus.name.clone(), Arc::new(Bus::new(bus.clone()))))
-            .collect();
+        let buses = Buses::new(&self.config.buses);
         for Source { name, kind } in self.config.sources.clone() {
             let (ready, ready_seen) = watch::channel(false);
             readiness.push((name.to_string(), ready_seen));
@@ -456,20 +451,7 @@ impl Gateway {
                 ready,
                 stop: stop.clone(),
             };
-            match kind {
-                SourceKind::Serial(serial) => {
-                    tasks.spawn(source::serial::run(*serial, context));
-                }
-                SourceKind::Mqtt(mqtt) => {
-                    tasks.spawn(source::mqtt::run(*mqtt, context));
-                }
-                SourceKind::Modbus(modbus) => {
-                    let bus = buses
-                        .get(&modbus.bus)
-                        .expect("a valid configuration has it");
-                    tasks.spawn(source::modbus::run(*modbus, Arc::clone(bus), context));
-                }
-            }
+            tasks.spawn(source::life(kind, context, &buses));
         }
         readiness
     }

@@ -5,8 +5,11 @@
 
 mod buffer;
 mod dead_letters;
+#[cfg(feature = "documents")]
 mod documents;
+#[cfg(feature = "registry")]
 mod registry;
+#[cfg(feature = "serial")]
 mod sniff;
 
 use std::error::Error;
@@ -19,7 +22,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Bus, BusKind, Config, ConfigError, SourceKind};
-use crate::registry::process;
 use crate::signals::Ended;
 use crate::{app, logging, probe};
 
@@ -39,11 +41,18 @@ const CONFIG_DEFAULT: &str = "/etc/edge-gateway/gateway.toml";
 
 /// Takes telemetry from serial lines and MQTT, keeps it on disk, and forwards it to Kafka.
 #[derive(Debug, Parser)]
-#[command(name = "edge-gateway", version, after_help = EXIT_CODES)]
+#[command(name = "edge-gateway", version, long_version = VERSION, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
+
+/// With the switches it was built with.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\nwith: ",
+    env!("EDGE_GATEWAY_SWITCHES")
+);
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 64 usage, 74 storage failed, 78 configuration, 1 anything else.";
@@ -70,14 +79,18 @@ enum Command {
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLetters),
     /// Show what comes over a serial line, frame by frame
+    #[cfg(feature = "serial")]
     Sniff(sniff::Sniff),
     /// Print what a shell needs to complete this command line
+    #[cfg(feature = "documents")]
     Completions(documents::Completions),
     /// Write the man pages
+    #[cfg(feature = "documents")]
     #[command(hide = true)]
     Man(documents::Man),
     /// What a running gateway starts to read or write its device registry
-    #[command(hide = true, name = process::COMMAND)]
+    #[cfg(feature = "registry")]
+    #[command(hide = true, name = crate::registry::process::COMMAND)]
     RegistryStore(registry::RegistryStore),
 }
 
@@ -112,9 +125,13 @@ fn perform(command: Command) -> u8 {
         }
         Command::Buffer(command) => buffer::perform(&command),
         Command::DeadLetters(command) => dead_letters::perform(&command),
+        #[cfg(feature = "serial")]
         Command::Sniff(arguments) => sniff::perform(&arguments),
+        #[cfg(feature = "documents")]
         Command::Completions(arguments) => documents::complete(&arguments),
+        #[cfg(feature = "documents")]
         Command::Man(arguments) => documents::man(&arguments),
+        #[cfg(feature = "registry")]
         Command::RegistryStore(arguments) => registry::serve(&arguments),
     }
 }

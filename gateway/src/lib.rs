@@ -23,6 +23,21 @@
 //! [`app`] starts and drains everything · [`signals`], [`supervisor`], [`pulse`] · [`config`], [`cli`], [`logging`], [`probe`], [`sniff`] ·
 //! [`record`], [`clock`], [`state`], [`registry`] · [`source`], [`framing`] · [`ingest`] · [`commit_log`] · [`dead_letters`] ·
 //! [`forwarder`] · [`kafka`] · [`http`], [`metrics`]
+//!
+//! # Switches
+//! Kinds of sources, TLS and more can be left out: the features in `Cargo.toml`. A configuration that
+//! asks for what is not in is refused, with the switch's name.
+
+#![cfg_attr(
+    not(all(
+        feature = "serial",
+        feature = "modbus",
+        feature = "mqtt",
+        feature = "tls",
+        feature = "registry"
+    )),
+    allow(dead_code, reason = "what serves only parts that are left out")
+)]
 
 pub mod app;
 pub mod cli;
@@ -42,6 +57,7 @@ pub mod pulse;
 pub mod record;
 pub mod registry;
 pub mod signals;
+#[cfg(feature = "serial")]
 pub mod sniff;
 pub mod source;
 pub mod state;

@@ -2,8 +2,9 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use crate::config::{Log, LogFormat};
 
@@ -23,14 +24,14 @@ pub enum LoggingError {
 /// # Errors
 /// [`LoggingError`]
 pub fn start(config: &Log) -> Result<(), LoggingError> {
-    let filter = EnvFilter::builder().parse(&config.level)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter: Targets = config.level.parse()?;
+    let filtered = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match config.format {
-        LogFormat::Text => builder.finish().try_init()?,
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
+        LogFormat::Text => filtered.with(lines).try_init()?,
+        LogFormat::Json => filtered.with(lines.json().flatten_event(true)).try_init()?,
     }
     Ok(())
 }

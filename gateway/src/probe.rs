@@ -8,6 +8,7 @@
 //! Each answer is waited for within [`TIMEOUT`]; all of it blocks the calling thread.
 
 mod kafka;
+#[cfg(feature = "mqtt")]
 mod mqtt;
 
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::config::{Bus, BusKind, Config, Delivery, Source, SourceKind, TcpAddress};
 use crate::kafka::offsets::{self, Found, OffsetsError};
 use crate::kafka::rights::{self, RightsError};
+#[cfg(feature = "serial")]
 use crate::source::serial::port::{self, OpenError, Settings};
 
 /// Longest wait for one answer. Chosen by eye: a broker that takes longer is not healthy.
@@ -25,9 +27,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The serial port cannot be opened.
+    #[cfg(feature = "serial")]
     #[error(transparent)]
     Serial(#[from] OpenError),
     /// The MQTT broker did not take the connection.
+    #[cfg(feature = "mqtt")]
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttProbeError),
     /// The Modbus server took no connection.
@@ -92,19 +96,30 @@ fn exactly_once(config: &Config, offsets_topic: &str) -> [(String, Result<String
 /// A Modbus source has no endpoint but its bus.
 fn probe(source: &Source) -> Option<Result<String, ProbeError>> {
     match &source.kind {
+        #[cfg(feature = "serial")]
         SourceKind::Serial(serial) => Some(open(serial.as_ref().into())),
+        #[cfg(feature = "mqtt")]
         SourceKind::Mqtt(mqtt) => Some(mqtt::probe(mqtt).map_err(ProbeError::from)),
+        // Where they are left out no valid configuration has one.
+        #[cfg(not(feature = "serial"))]
+        SourceKind::Serial(_) => None,
+        #[cfg(not(feature = "mqtt"))]
+        SourceKind::Mqtt(_) => None,
         SourceKind::Modbus(_) => None,
     }
 }
 
 fn probe_bus(bus: &Bus) -> Result<String, ProbeError> {
     match &bus.kind {
+        #[cfg(feature = "serial")]
         BusKind::Rtu(line) => open(line.into()),
+        #[cfg(not(feature = "serial"))]
+        BusKind::Rtu(line) => unreachable!("the configuration refuses {}", line.device),
         BusKind::Tcp(address) => connect(address).map_err(ProbeError::Modbus),
     }
 }
 
+#[cfg(feature = "serial")]
 fn open(settings: Settings<'_>) -> Result<String, ProbeError> {
     port::probe(settings).map_err(ProbeError::from)
 }

@@ -255,10 +255,16 @@ impl CommitLog {
     }
 
     /// Blocks the calling thread until `synced` is past `offset`, the condition changes to
-    /// poisoned or closed, or `timeout` has passed. Returns how far the log is then.
+    /// poisoned or closed, [`CommitLog::rouse`] is called, or `timeout` has passed. Returns how far the
+    /// log is then.
     #[must_use]
     pub fn wait(&self, offset: Offset, timeout: Duration) -> Progress {
         self.shared.wait(offset, timeout)
+    }
+
+    /// Ends the [`CommitLog::wait`] of every thread that is in one.
+    pub fn rouse(&self) {
+        self.shared.rouse();
     }
 
     /// The committed offset: every record below it is delivered.

@@ -100,6 +100,8 @@ pub(super) struct Inner {
     pub(super) closing: bool,
     /// The writer waits until it is woken, however long.
     pub(super) sleeps: bool,
+    /// How often who waits was roused.
+    pub(super) roused: u64,
     pub(super) failure: Option<Arc<StorageError>>,
 }
 
@@ -252,11 +254,13 @@ impl Shared {
     pub(super) fn wait(&self, offset: Offset, timeout: Duration) -> Progress {
         let deadline = Instant::now() + timeout;
         let mut inner = self.lock();
+        let roused = inner.roused;
         loop {
-            let over = match inner.progress.condition {
-                Condition::Running | Condition::Full => false,
-                Condition::Poisoned | Condition::Closed => true,
-            };
+            let over = inner.roused != roused
+                || match inner.progress.condition {
+                    Condition::Running | Condition::Full => false,
+                    Condition::Poisoned | Condition::Closed => true,
+                };
             let left = deadline.saturating_duration_since(Instant::now());
             if over || left.is_zero() || inner.progress.synced > offset {
                 return inner.progress;
@@ -264,6 +268,12 @@ impl Shared {
             let woken = self.moved.wait_timeout(inner, left);
             inner = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// See [`super::CommitLog::rouse`].
+    pub(super) fn rouse(&self) {
+        self.lock().roused += 1;
+        self.moved.notify_all();
     }
 
     pub(super) fn commit(&self, offset: Offset) {
@@ -329,6 +339,7 @@ impl Inner {
             lineage_wanted: slot.lineage,
             closing: false,
             sleeps: false,
+            roused: 0,
             failure: None,
         }
     }

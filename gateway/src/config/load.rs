@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeTable;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use super::nearest::nearest;
 use super::report::{ConfigError, Mistake, Mistakes, Place};
@@ -296,7 +296,7 @@ fn log_filter(value: &Value<'_>) -> Option<String> {
         value.wrong(format!("{directive:?} is not a log level"), hint);
         return None;
     }
-    match EnvFilter::builder().parse(text) {
+    match text.parse::<Targets>() {
         Ok(_) => Some(text.to_owned()),
         Err(error) => {
             value.wrong(format!("{text:?} is not a log filter: {error}"), hint);

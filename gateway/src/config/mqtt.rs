@@ -103,7 +103,13 @@ fn broker(value: &Value<'_>) -> Option<Broker> {
     let plain = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
     let (tls, default_port) = match url.scheme() {
         "mqtt" => (false, 1883),
-        "mqtts" => (true, 8883),
+        "mqtts" => {
+            if !cfg!(feature = "tls") {
+                let hint = "use one that was built with the switch \"tls\" (--version lists them)";
+                value.wrong("TLS is left out of this program", hint);
+            }
+            (true, 8883)
+        }
         _ => {
             value.wrong(format!("{text:?} is not an MQTT address"), EXAMPLE);
             return None;

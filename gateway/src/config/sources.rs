@@ -28,6 +28,18 @@ enum Kind {
     Modbus,
 }
 
+impl Kind {
+    /// The switch that is missing, which has the type's name.
+    fn left_out(self) -> Option<&'static str> {
+        let (switch, is_in) = match self {
+            Self::Serial => ("serial", cfg!(feature = "serial")),
+            Self::Mqtt => ("mqtt", cfg!(feature = "mqtt")),
+            Self::Modbus => ("modbus", cfg!(feature = "modbus")),
+        };
+        (!is_in).then_some(switch)
+    }
+}
+
 /// The sections `sources` and `buses`, where the file has them.
 pub(super) struct Declared<'d, 'a> {
     pub(super) sources: Option<&'d Section<'a>>,
@@ -80,6 +92,14 @@ fn source(name: &str, value: &Value<'_>, context: &mut Context<'_>) -> Option<So
             ])
         })
         .or_else(|| likely(&mut section))?;
+    if let Some(switch) = kind.left_out()
+        && let Some(value) = section.get("type")
+    {
+        let what = format!("sources of type {switch:?} are left out of this program");
+        let hint =
+            format!("use one that was built with the switch {switch:?} (--version lists them)");
+        value.wrong(what, hint);
+    }
     let kind = match kind {
         Kind::Serial => {
             let owner = format!("source {name:?}");

@@ -21,11 +21,11 @@ use crate::kafka::{Class, Message, Producer, Report, class};
 use crate::metrics::Metrics;
 use crate::record::Offset;
 
-/// Most messages in flight: with a few hundred bytes of overhead each, some 20 MB; at 20,000
-/// records a second, one second of a slow Kafka.
-const IN_FLIGHT_RECORDS_MAX: usize = 20_000;
+/// Most messages in flight: each takes some 1.5 KiB while a backlog drains (measured with payloads of
+/// 200 bytes, `tests/footprint`); at 20,000 records a second, half a second of a slow Kafka.
+const IN_FLIGHT_RECORDS_MAX: usize = 10_000;
 /// Most memory they hold in the producer; one message may always be in flight.
-const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
+const IN_FLIGHT_BYTES_MAX: usize = 10 << 20;
 /// Shortest and longest wait for reports. librdkafka cannot wake us, so it is looked at, less and
 /// less often while nothing comes.
 const PAUSE_MIN: Duration = Duration::from_millis(1);

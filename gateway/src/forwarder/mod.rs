@@ -124,9 +124,9 @@ pub enum ForwarderError {
     Read(#[source] crate::commit_log::ReadError),
 }
 
-/// Longest wait for new records where nothing is in flight: how soon a stop is seen. An idle board
-/// is woken as often.
-const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait for new records where nothing is in flight: how soon the watchdog sees that it lives. An
+/// idle board is woken as often.
+const IDLE_WAIT: Duration = Duration::from_secs(4);
 
 /// Runs the forwarder on the calling thread until `stop` is set and everything synced is
 /// delivered or the grace period is over.
@@ -146,8 +146,8 @@ pub fn run(
     }
 }
 
-/// Runs beside the thread that returns parked records: that one waits for topics as long as it takes,
-/// which this one, on which all others depend, may not.
+/// Runs beside the thread that returns parked records, which is there once there are some: that one
+/// waits for topics as long as it takes, which this one, on which all others depend, may not.
 fn at_least_once(
     config: &Config,
     context: ForwarderContext,
@@ -158,13 +158,21 @@ fn at_least_once(
     let returner = returning::Returner::new(config, &context, Arc::clone(&over));
     let forwarder = Forwarder::new(config, context, grace)?;
     thread::scope(|scope| {
-        let returning = thread::Builder::new()
-            .name("parking".to_owned())
-            .spawn_scoped(scope, move || returner.run())
-            .map_err(ForwarderError::Thread)?;
-        let forwarded = forwarder.run(&over);
+        let (mut returner, mut returning) = (Some(returner), None);
+        let forwarded = forwarder.run(&over, &mut || {
+            if let Some(returner) = returner.take() {
+                let thread = thread::Builder::new()
+                    .name("parking".to_owned())
+                    .spawn_scoped(scope, move || returner.run());
+                returning = Some(thread.map_err(ForwarderError::Thread)?);
+            }
+            Ok(())
+        });
         over.store(true, Ordering::Release);
         parking.wake();
+        let Some(returning) = returning else {
+            return forwarded;
+        };
         let returned = returning.join();
         forwarded.and(returned.unwrap_or_else(|panic| resume_unwind(panic)))
     })
@@ -255,9 +263,17 @@ impl<'c> Forwarder<'c> {
         })
     }
 
-    /// `over` ends it at once: returning parked records has failed.
-    fn run(mut self, over: &AtomicBool) -> Result<(), ForwarderError> {
+    /// `over` ends it at once: returning parked records has failed. Has `return_parked` see to it that
+    /// they are returned.
+    fn run(
+        mut self,
+        over: &AtomicBool,
+        return_parked: &mut dyn FnMut() -> Result<(), ForwarderError>,
+    ) -> Result<(), ForwarderError> {
         loop {
+            if self.sender.parking.has_any() {
+                return_parked()?;
+            }
             let floor = self.sender.lane.floor();
             self.sender.lane.serve();
             if self.sender.lane.floor() > floor {

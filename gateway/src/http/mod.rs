@@ -16,7 +16,7 @@ use axum::Json;
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -69,8 +69,7 @@ pub async fn serve(
     status: Arc<Status>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let routes = Router::new()
-        .route("/", get(|| async { Html(include_str!("status.html")) }))
+    let routes = page(Router::new())
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
@@ -79,6 +78,17 @@ pub async fn serve(
     axum::serve(listener, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
+}
+
+#[cfg(feature = "http-page")]
+fn page(routes: Router<Arc<Status>>) -> Router<Arc<Status>> {
+    let page = axum::response::Html(include_str!("status.html"));
+    routes.route("/", get(move || async move { page }))
+}
+
+#[cfg(not(feature = "http-page"))]
+fn page(routes: Router<Arc<Status>>) -> Router<Arc<Status>> {
+    routes
 }
 
 async fn health(State(status): State<Arc<Status>>) -> Response {

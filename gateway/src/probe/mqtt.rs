@@ -5,6 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
+#[cfg(feature = "tls")]
 use native_tls::{Certificate, Identity, TlsConnector};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
@@ -34,9 +35,11 @@ pub enum MqttProbeError {
         source: io::Error,
     },
     /// A TLS file has no good content.
+    #[cfg(feature = "tls")]
     #[error("the certificates or the key cannot be used")]
     Certificate(#[source] native_tls::Error),
     /// No TLS session.
+    #[cfg(feature = "tls")]
     #[error("TLS handshake failed: {reason}")]
     Tls {
         /// What OpenSSL said.
@@ -126,14 +129,25 @@ fn encrypted(config: &Mqtt, tcp: TcpStream) -> Result<Box<dyn Duplex>, MqttProbe
     let Some(tls) = &config.tls else {
         return Ok(Box::new(tcp));
     };
+    secured(&config.host, tls, tcp)
+}
+
+#[cfg(not(feature = "tls"))]
+fn secured(host: &str, _: &MqttTls, _: TcpStream) -> Result<Box<dyn Duplex>, MqttProbeError> {
+    unreachable!("the configuration refuses TLS to {host}")
+}
+
+#[cfg(feature = "tls")]
+fn secured(host: &str, tls: &MqttTls, tcp: TcpStream) -> Result<Box<dyn Duplex>, MqttProbeError> {
     let stream = connector(tls)?
-        .connect(&config.host, tcp)
+        .connect(host, tcp)
         .map_err(|error| MqttProbeError::Tls {
             reason: error.to_string(),
         })?;
     Ok(Box::new(stream))
 }
 
+#[cfg(feature = "tls")]
 fn connector(tls: &MqttTls) -> Result<TlsConnector, MqttProbeError> {
     let mut builder = TlsConnector::builder();
     if let Some(path) = &tls.ca_file {

@@ -1,23 +1,19 @@
-//! The thread that works with the store: opens it, loads it, writes to it, and begins it anew.
+//! What the registry's thread does with the store: opens it, loads it, writes to it, and begins it anew.
 //!
-//! Every call of the store is made here, in a `catch_unwind`, with no lock held. It is open only while
+//! Every call of it is made here, in a `catch_unwind`, with no lock held. It is open only while
 //! there is something to read or write: an open one costs threads, wake-ups and memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use super::status::Condition;
 use super::store::{Place, Store, StoreError};
-use super::{Shared, lock};
+use super::{Collecting, Shared, lock};
 use crate::cli::chain;
 
 /// Devices read or written at once: memory and the time the devices are locked.
 pub(super) const BATCH_DEVICES: usize = 256;
-/// After this time a call of the store is shown as stuck.
-const STUCK_AFTER: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 30_000 });
-
 /// How often the store is written, and tried again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pacing {
@@ -44,81 +40,12 @@ impl Default for Pacing {
     }
 }
 
-/// What the copy on disk is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Being opened and read.
-    Opening,
-    /// As of the last write.
-    Ready,
-    /// Being written.
-    Writing,
-    /// Waits until it is begun anew.
-    Waiting,
-    /// A call has not come back for half a minute.
-    Stuck,
-    /// Ended, or never begun.
-    Off,
-}
-
-/// How the copy on disk is.
-#[derive(Clone, Debug)]
-pub struct StoreStatus {
-    condition: Condition,
-    since: Instant,
-    /// Why it was last begun anew, or waits.
-    pub last_error: Option<String>,
-}
-
-impl StoreStatus {
-    pub(super) fn opening() -> Self {
-        Self {
-            condition: Condition::Opening,
-            since: Instant::now(),
-            last_error: None,
-        }
-    }
-
-    /// What it is doing.
-    #[must_use]
-    pub fn condition(&self) -> Condition {
-        let is_busy = matches!(self.condition, Condition::Opening | Condition::Writing);
-        if is_busy && self.since.elapsed() > STUCK_AFTER {
-            return Condition::Stuck;
-        }
-        self.condition
-    }
-
-    pub(super) fn becomes(&mut self, condition: Condition, error: Option<String>) {
-        self.condition = condition;
-        self.since = Instant::now();
-        if error.is_some() {
-            self.last_error = error;
-        }
-    }
-}
-
-impl Condition {
-    /// One word.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Opening => "opening",
-            Self::Ready => "ready",
-            Self::Writing => "writing",
-            Self::Waiting => "waiting",
-            Self::Stuck => "stuck",
-            Self::Off => "off",
-        }
-    }
-}
-
 /// See the module.
 pub(super) struct Keeper {
     shared: Arc<Shared>,
+    collecting: Collecting,
     place: Box<dyn Place>,
     pacing: Pacing,
-    stopped: Receiver<()>,
     retry: Duration,
     /// Memory holds what the store did: it must not be loaded again, which would count it twice.
     is_loaded: bool,
@@ -129,17 +56,12 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        place: Box<dyn Place>,
-        pacing: Pacing,
-        stopped: Receiver<()>,
-    ) -> Self {
+    pub(super) fn new(collecting: Collecting, place: Box<dyn Place>, pacing: Pacing) -> Self {
         Self {
-            shared,
+            shared: Arc::clone(&collecting.shared),
+            collecting,
             place,
             pacing,
-            stopped,
             retry: Duration::ZERO,
             is_loaded: false,
             must_clear: false,
@@ -158,7 +80,7 @@ impl Keeper {
                 self.retry = Duration::ZERO;
             }
             let wait = self.failed(error);
-            if self.sleep(wait) {
+            if self.collecting.sleep(wait) {
                 break;
             }
         }
@@ -179,7 +101,7 @@ impl Keeper {
             let written = self.write(false)?;
             let count = u32::try_from(written).unwrap_or(u32::MAX);
             let pause = self.pacing.write_interval_per_device.saturating_mul(count);
-            if self.sleep(pause.max(self.pacing.write_interval)) {
+            if self.collecting.sleep(pause.max(self.pacing.write_interval)) {
                 return self.write(true).map(drop);
             }
         }
@@ -271,13 +193,6 @@ impl Keeper {
         guarded("clear", || place.clear())?;
         self.must_clear = false;
         Ok(())
-    }
-
-    /// Waits; true if the registry is being closed.
-    fn sleep(&self, time: Duration) -> bool {
-        // A message or a closed channel both mean the end; a time-out does not.
-        let _ = self.stopped.recv_timeout(time);
-        self.shared.stopping.load(Ordering::Acquire)
     }
 
     fn becomes(&self, condition: Condition) {

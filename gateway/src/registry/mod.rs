@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!  sources ── note() ──▶ a table each ── collect ──▶ devices ◀── load, ── keeper ──▶ sled, in a
-//!  (one look-up a record) by subject    every 5 s    in memory    batches  thread    process
+//!  (one look-up a record) by subject    every 5 s    in memory    batches            process
 //!                                          ▲             └──▶ /api/status
 //!                                     route → device
 //! ```
@@ -28,37 +28,45 @@
 //! - **D5** With little space left on the disk nothing is written: the log needs it more.
 //!
 //! What a crash takes with it is what was not written yet: five minutes, or with many devices more
-//! ([`Pacing`]). A power cut may take all. Where sled hangs the keeper's thread waits for it, shown as
-//! `stuck`; the rest goes on without it.
+//! ([`Pacing`]). A power cut may take all. Where sled hangs the registry's thread waits for it, shown as
+//! `stuck`: tables are then collected when the status is asked for, and the rest goes on without it.
 
 mod collect;
 mod devices;
 mod figures;
+#[cfg(feature = "registry")]
 mod keeper;
+#[cfg(feature = "registry")]
 pub(crate) mod process;
+#[cfg(feature = "registry")]
 mod seal;
 mod seen;
+mod status;
+#[cfg(feature = "registry")]
 mod store;
-#[cfg(test)]
+#[cfg(all(test, feature = "registry"))]
 mod tests;
+#[cfg(feature = "registry")]
 mod wire;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use collect::Collector;
 use devices::Devices;
 pub use devices::{DeviceView, LinkPosition};
 pub use figures::RegistryFigures;
-pub use keeper::{Condition, StoreStatus};
+#[cfg(feature = "registry")]
 use keeper::{Keeper, Pacing};
+#[cfg(feature = "registry")]
 use process::ProcessPlace;
 use seen::Table;
 pub use seen::Watch;
+pub use status::{Condition, StoreStatus};
+#[cfg(feature = "registry")]
 use store::Place;
 
 use crate::forwarder::route::Router;
@@ -69,13 +77,12 @@ const COLLECT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long closing waits for sled.
 const CLOSE_MAX: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 3000 });
 
-/// The registry and its two threads. Dropping it closes it.
+/// The registry and its thread. Dropping it closes it.
 #[derive(Debug)]
 pub struct Registry {
     shared: Arc<Shared>,
-    collector: Option<JoinHandle<()>>,
-    keeper: Option<Receiver<()>>,
-    stop_keeper: SyncSender<()>,
+    /// Says that the thread has ended.
+    ended: Option<Receiver<()>>,
 }
 
 /// What threads, sources and status share.
@@ -113,46 +120,70 @@ impl Registry {
     /// Starts a registry whose copy lies in `dir`; devices are named by `router`. It never fails:
     /// without a thread or a disk it lives in memory.
     #[must_use]
+    #[cfg(feature = "registry")]
     pub fn start(dir: PathBuf, router: Router, figures: RegistryFigures) -> Self {
         let place = Box::new(ProcessPlace::new(dir));
         Self::with(place, Pacing::default(), router, figures)
     }
 
+    /// Starts a registry that lives in memory: its copy on disk is left out.
+    #[must_use]
+    #[cfg(not(feature = "registry"))]
+    pub fn start(_: PathBuf, router: Router, figures: RegistryFigures) -> Self {
+        Self::spawn(
+            router,
+            figures,
+            |collecting| {
+                while !collecting.sleep(Duration::MAX) {}
+            },
+        )
+    }
+
+    #[cfg(feature = "registry")]
     fn with(
         place: Box<dyn Place>,
         pacing: Pacing,
         router: Router,
         figures: RegistryFigures,
     ) -> Self {
+        Self::spawn(router, figures, move |collecting| {
+            Keeper::new(collecting, place, pacing).run();
+        })
+    }
+
+    fn spawn(
+        router: Router,
+        figures: RegistryFigures,
+        life: impl FnOnce(Collecting) + Send + 'static,
+    ) -> Self {
         let (wake, woken) = sync_channel(1);
-        let (stop_keeper, stopped) = sync_channel(1);
         let shared = Arc::new(Shared {
             devices: Mutex::new(Devices::new(figures.clone())),
             figures,
             collector: Mutex::new(Collector::new(router)),
-            store: Mutex::new(StoreStatus::opening()),
+            store: Mutex::new(StoreStatus::off()),
             stopping: AtomicBool::new(false),
             wake,
         });
-        let for_collector = Arc::clone(&shared);
-        let collector = spawn("registry", move || {
-            collect_until_stopped(&for_collector, &woken)
-        });
-        let (ended, keeper_ended) = sync_channel(1);
-        let keeper = Keeper::new(Arc::clone(&shared), place, pacing, stopped);
-        let keeper = spawn("registry-store", move || {
-            keeper.run();
-            // Nobody may be waiting any more.
-            let _ = ended.try_send(());
-        });
-        if keeper.is_none() {
-            lock(&shared.store).becomes(Condition::Off, Some("no thread".to_owned()));
+        let collecting = Collecting {
+            shared: Arc::clone(&shared),
+            woken,
+            due: None,
+        };
+        let (ended, is_ended) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("registry".to_owned())
+            .spawn(move || {
+                life(collecting);
+                // Nobody may be waiting any more.
+                let _ = ended.try_send(());
+            });
+        if let Err(error) = &thread {
+            tracing::warn!(%error, "no thread for the device registry");
         }
         Self {
             shared,
-            collector,
-            keeper: keeper.map(|_thread| keeper_ended),
-            stop_keeper,
+            ended: thread.ok().map(|_thread| is_ended),
         }
     }
 
@@ -172,23 +203,23 @@ impl Registry {
         RegistryView(Arc::clone(&self.shared))
     }
 
-    /// Writes what is not written yet and ends the threads. Blocks for a few seconds at most: a
-    /// thread that hangs in sled is left behind.
+    /// Writes what is not written yet and ends the thread. Blocks for a few seconds at most: one that
+    /// waits for a store that hangs is left behind.
     pub fn close(&mut self) {
         self.shared.collect();
         self.shared.stopping.store(true, Ordering::Release);
         // Full means that a message is there already.
         let _ = self.shared.wake.try_send(());
-        let _ = self.stop_keeper.try_send(());
-        if let Some(collector) = self.collector.take()
-            && collector.join().is_err()
-        {
-            tracing::error!("the device registry's thread panicked");
-        }
-        if let Some(ended) = self.keeper.take()
-            && ended.recv_timeout(CLOSE_MAX) == Err(RecvTimeoutError::Timeout)
-        {
-            tracing::warn!("the device registry's store hangs; left behind");
+        if let Some(ended) = self.ended.take() {
+            match ended.recv_timeout(CLOSE_MAX) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    tracing::warn!("the device registry's store hangs; left behind");
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    tracing::error!("the device registry's thread panicked");
+                }
+            }
         }
     }
 }
@@ -220,28 +251,41 @@ impl Shared {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
-    let thread = std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body);
-    thread
-        .inspect_err(|error| tracing::warn!(%error, name, "no thread for the device registry"))
-        .ok()
+/// What the registry's thread does while it has nothing else to do.
+struct Collecting {
+    shared: Arc<Shared>,
+    woken: Receiver<()>,
+    /// When tables are to be collected, once a source has something to tell: an idle gateway is not
+    /// woken.
+    due: Option<Instant>,
 }
 
-/// Sleeps until a source has something to tell: an idle gateway is not woken.
-fn collect_until_stopped(shared: &Shared, woken: &Receiver<()>) {
-    while woken.recv().is_ok() {
-        let due = Instant::now() + COLLECT_INTERVAL;
-        while !shared.stopping.load(Ordering::Acquire) {
-            let left = due.saturating_duration_since(Instant::now());
-            if woken.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
-                break;
+impl Collecting {
+    /// Collects for so long; true if the registry is being closed.
+    fn sleep(&mut self, time: Duration) -> bool {
+        let end = Instant::now().checked_add(time);
+        loop {
+            if self.shared.stopping.load(Ordering::Acquire) {
+                return true;
             }
-        }
-        shared.collect();
-        if shared.stopping.load(Ordering::Acquire) {
-            return;
+            let now = Instant::now();
+            if self.due.is_some_and(|due| due <= now) {
+                self.due = None;
+                self.shared.collect();
+            }
+            if end.is_some_and(|end| end <= now) {
+                return false;
+            }
+            let woken = match end.into_iter().chain(self.due).min() {
+                Some(until) => self
+                    .woken
+                    .recv_timeout(until.saturating_duration_since(now)),
+                None => self.woken.recv().map_err(RecvTimeoutError::from),
+            };
+            if woken.is_ok() {
+                self.due
+                    .get_or_insert_with(|| Instant::now() + COLLECT_INTERVAL);
+            }
         }
     }
 }

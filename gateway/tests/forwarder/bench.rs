@@ -57,11 +57,13 @@ pub(crate) struct Running {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) parking: Parking,
     pub(crate) thread: JoinHandle<Result<(), ForwarderError>>,
+    log: CommitLog,
 }
 
 impl Running {
     pub(crate) fn drain(self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.log.rouse();
         self.thread
             .join()
             .expect("the forwarder does not panic")
@@ -169,6 +171,7 @@ impl Bench {
             stop,
             parking,
             thread,
+            log: self.log.clone(),
         }
     }
 

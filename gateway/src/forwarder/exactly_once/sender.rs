@@ -27,11 +27,11 @@ use crate::kafka::{Class, Producer, Report, class};
 use crate::metrics::Metrics;
 use crate::record::Offset;
 
-/// Most records of a transaction, all of which may be in flight: with a few hundred bytes of
-/// overhead each, some 20 MB. A drain fills it in about `transaction_interval`.
-pub(super) const RECORDS_MAX: usize = 20_000;
+/// Most records of a transaction, all of which may be in flight: each takes some 1.5 KiB while a
+/// backlog drains. A drain fills it in about `transaction_interval`.
+pub(super) const RECORDS_MAX: usize = 10_000;
 /// Most memory they hold in the producer, one of any size allowed.
-pub(super) const BYTES_MAX: usize = 16 << 20;
+pub(super) const BYTES_MAX: usize = 10 << 20;
 /// Most records of a transaction that are sent alone: what a refusal costs the others.
 const ALONE_RECORDS_MAX: usize = 64;
 /// Longest wait for a parking log that has just no room in memory, and how often it is looked at.

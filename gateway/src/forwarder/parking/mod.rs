@@ -205,9 +205,14 @@ impl Parking {
         locked.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether any topic is parked.
+    pub(super) fn has_any(&self) -> bool {
+        self.shared.count.load(Ordering::Acquire) > 0
+    }
+
     /// Whether a topic is parked.
     pub(super) fn is_parked(&self, topic: &str) -> bool {
-        self.shared.count.load(Ordering::Acquire) > 0 && self.lock().topics.contains_key(topic)
+        self.has_any() && self.lock().topics.contains_key(topic)
     }
 
     /// Parks a topic that was refused, or was refused again. False if it can't be parked: the
@@ -277,7 +282,7 @@ impl Parking {
 
     /// A topic that is to be tried now.
     pub(super) fn due(&self) -> Option<String> {
-        if self.shared.count.load(Ordering::Acquire) == 0 {
+        if !self.has_any() {
             return None;
         }
         let now = Instant::now();

@@ -2,7 +2,7 @@
 
 use std::io::{PipeReader, PipeWriter, pipe};
 use std::path::Path;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use super::super::devices::Device;
 use super::super::process::{ProcessPlace, serve};

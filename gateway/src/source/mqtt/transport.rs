@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "tls")]
 use native_tls::{Certificate, Identity};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -47,6 +48,7 @@ pub(super) enum ConnectionError {
         source: std::io::Error,
     },
     /// The content of a TLS file is no good.
+    #[cfg(feature = "tls")]
     #[error("cannot use {}", path.display())]
     Certificate {
         /// The file.
@@ -56,6 +58,7 @@ pub(super) enum ConnectionError {
         source: native_tls::Error,
     },
     /// No TLS session.
+    #[cfg(feature = "tls")]
     #[error("TLS handshake failed")]
     Tls(#[source] native_tls::Error),
     /// CONNACK with an error.
@@ -107,14 +110,31 @@ pub(super) async fn open(config: &Mqtt) -> Result<Box<dyn Duplex>, ConnectionErr
     tcp.set_nodelay(true).map_err(failed)?;
     match &config.tls {
         None => Ok(Box::new(tcp)),
-        Some(tls) => {
-            let connector = tokio_native_tls::TlsConnector::from(connector(tls).await?);
-            let stream = connector.connect(&config.host, tcp).await;
-            Ok(Box::new(stream.map_err(ConnectionError::Tls)?))
-        }
+        Some(tls) => secured(&config.host, tls, tcp).await,
     }
 }
 
+#[cfg(not(feature = "tls"))]
+async fn secured(
+    host: &str,
+    _: &MqttTls,
+    _: TcpStream,
+) -> Result<Box<dyn Duplex>, ConnectionError> {
+    unreachable!("the configuration refuses TLS to {host}")
+}
+
+#[cfg(feature = "tls")]
+async fn secured(
+    host: &str,
+    tls: &MqttTls,
+    tcp: TcpStream,
+) -> Result<Box<dyn Duplex>, ConnectionError> {
+    let connector = tokio_native_tls::TlsConnector::from(connector(tls).await?);
+    let stream = connector.connect(host, tcp).await;
+    Ok(Box::new(stream.map_err(ConnectionError::Tls)?))
+}
+
+#[cfg(feature = "tls")]
 async fn connector(tls: &MqttTls) -> Result<native_tls::TlsConnector, ConnectionError> {
     let mut builder = native_tls::TlsConnector::builder();
     if let Some(path) = &tls.ca_file {
@@ -132,11 +152,13 @@ async fn connector(tls: &MqttTls) -> Result<native_tls::TlsConnector, Connection
     builder.build().map_err(ConnectionError::Tls)
 }
 
+#[cfg(feature = "tls")]
 fn unusable(path: &Path) -> impl FnOnce(native_tls::Error) -> ConnectionError {
     let path = path.to_owned();
     move |source| ConnectionError::Certificate { path, source }
 }
 
+#[cfg(feature = "tls")]
 async fn read(path: &Path) -> Result<Vec<u8>, ConnectionError> {
     tokio::fs::read(path)
         .await
