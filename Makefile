@@ -12,13 +12,16 @@
 #         mounts a loop device), 11 GiB of disk. BENCH="--short" leaves out the backlog of 8 GiB,
 #         BENCH=link all but the link.
 # cross   edge-gateway and sensor-sim for aarch64 into dist/, without Docker (cross/README.md)
+# features  each feature of the gateway alone, and the presets, type-checked
+# footprint  memory, threads, wake-ups, growth and start of the packaged program, against budgets; nine
+#         minutes, an hour more with EDGE_GATEWAY_LONG=1
 # fuzz    every fuzz target for 20 s, or FUZZ_SECONDS; needs g++
 
 # deb     the Debian package, in dist/: for this machine's architecture, and for arm64 where `make cross`
 #         has left a program
 # test-deb  that package installed, fed, upgraded and removed on a Debian system under systemd, as root
 
-.PHONY: cross setup build firmware test test-long lint demo bench fuzz deb test-deb
+.PHONY: cross setup build firmware test test-long lint features footprint demo bench fuzz deb test-deb
 
 setup:
 	./tests/setup.sh
@@ -47,6 +50,25 @@ lint:
 	cd firmware-shim/firmware && cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p firmware-shim --all-targets --features c-api,std -- -D warnings
+
+features:
+	for features in "" serial modbus mqtt tls registry http-page documents progress-bar \
+	    preset-serial preset-mqtt preset-factory; do \
+	  echo "features: $$features"; \
+	  cargo clippy --quiet -p edge-gateway --no-default-features --features "$$features" \
+	    -- -D warnings || exit 1; \
+	done
+
+# The programs that the test starts lie in one directory; its own gateway is the packaged one.
+FOOTPRINT = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+footprint: setup
+	cargo build --profile dist -p edge-gateway --bins
+	cargo build -p sensor-sim -p system-tests --bins
+	mkdir -p $(FOOTPRINT)/footprint
+	cp $(FOOTPRINT)/dist/edge-gateway $(FOOTPRINT)/debug/sensor-sim $(FOOTPRINT)/footprint
+	tests/footprint/size.sh $(FOOTPRINT)/footprint/edge-gateway
+	EDGE_GATEWAY_BIN_DIR=$(FOOTPRINT)/footprint \
+	  cargo test -p system-tests --test footprint -- --include-ignored --nocapture --test-threads=1
 
 demo: setup
 	cargo build --release --workspace --bins

@@ -43,6 +43,8 @@ fn help_and_version_are_answers_on_standard_output() {
     let version = gateway(&["--version"]);
     assert_eq!(version.status.code(), Some(0));
     assert!(stdout(&version).starts_with("edge-gateway "));
+    let switches = "with: serial modbus mqtt tls registry http-page documents progress-bar";
+    assert!(stdout(&version).contains(switches), "{}", stdout(&version));
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::record::Offset;
 
 /// Most records of a transaction, all of which may be in flight: each takes some 1.5 KiB while a
 /// backlog drains. A drain fills it in about `transaction_interval`.
-pub(super) const RECORDS_MAX: usize = 10_000;
+pub(super) const RECORDS_MAX: usize = 8_000;
 /// Most memory they hold in the producer, one of any size allowed.
 pub(super) const BYTES_MAX: usize = 10 << 20;
 /// Most records of a transaction that are sent alone: what a refusal costs the others.
