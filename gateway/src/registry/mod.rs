@@ -133,7 +133,7 @@ impl Registry {
         Self::spawn(
             router,
             figures,
-            |collecting| {
+            |mut collecting| {
                 while !collecting.sleep(Duration::MAX) {}
             },
         )

@@ -3,7 +3,9 @@
 //! Certificates, key and password are read at every attempt, so that renewed ones are used without
 //! a restart.
 
-use std::path::{Path, PathBuf};
+#[cfg(feature = "tls")]
+use std::path::Path;
+use std::path::PathBuf;
 
 #[cfg(feature = "tls")]
 use native_tls::{Certificate, Identity};
