@@ -15,13 +15,15 @@
 # features  each feature of the gateway alone, and the presets, type-checked
 # footprint  memory, threads, wake-ups, growth and start of the packaged program, against budgets; nine
 #         minutes, an hour more with EDGE_GATEWAY_LONG=1
+# test-arm64  a short set of the end-to-end and fault tests with the program of `make cross`, under
+#         qemu-aarch64-static
 # fuzz    every fuzz target for 20 s, or FUZZ_SECONDS; needs g++
 
 # deb     the Debian package, in dist/: for this machine's architecture, and for arm64 where `make cross`
 #         has left a program
 # test-deb  that package installed, fed, upgraded and removed on a Debian system under systemd, as root
 
-.PHONY: cross setup build firmware test test-long lint features footprint demo bench fuzz deb test-deb
+.PHONY: cross setup build firmware test test-long lint features footprint demo bench fuzz deb test-deb test-arm64
 
 setup:
 	./tests/setup.sh
@@ -93,3 +95,8 @@ fuzz:
 
 cross:
 	cross/build.sh arm64
+
+test-arm64: setup cross
+	tests/setup.sh qemu-user-static
+	cargo build -p edge-gateway -p sensor-sim -p system-tests --bins
+	tests/arm64/run.sh

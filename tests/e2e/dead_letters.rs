@@ -2,21 +2,21 @@
 //! topic, beside a gateway that runs.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
-use system_tests::gateway::{Gateway, Settings};
+use system_tests::gateway::{self, Gateway, Settings};
 use system_tests::mosquitto::Mosquitto;
 use system_tests::mqtt_client::MqttClient;
 use system_tests::oracle::Oracle;
-use system_tests::{kafka, process, turn, wait};
+use system_tests::{kafka, turn, wait};
 
 use crate::SOON;
 
 const SET_ASIDE: &str = "edge_gateway_dead_letters_total";
 
 fn dead_letters(data_dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(process::workspace_program("edge-gateway"))
+    gateway::under_test()
         .arg("dead-letters")
         .args(arguments)
         .arg("--data-dir")

@@ -1,8 +1,8 @@
 //! What the gateway refuses to start with, and how it says so.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
-use system_tests::gateway::{Gateway, Settings};
+use system_tests::gateway::{self, Gateway, Settings};
 use system_tests::mosquitto::Mosquitto;
 use system_tests::{kafka, process, turn};
 
@@ -10,7 +10,7 @@ fn edge_gateway(arguments: &[&str], config: &str) -> Output {
     let dir = process::temp_dir();
     let path = dir.path().join("gateway.toml");
     std::fs::write(&path, config).unwrap();
-    let mut command = Command::new(process::workspace_program("edge-gateway"));
+    let mut command = gateway::under_test();
     command.args(arguments).arg("--config").arg(path);
     command.output().unwrap()
 }

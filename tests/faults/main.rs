@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod architectures;
 mod exactly_once;
 mod gateway_killed;
 mod kafka_away;

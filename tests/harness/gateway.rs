@@ -1,8 +1,10 @@
 //! The gateway under test: the real binary, with a configuration and a data directory of its own.
+//!
+//! It is the one beside the test, unless `EDGE_GATEWAY_UNDER_TEST` names another, which
+//! `EDGE_GATEWAY_RUNNER` runs where it is for another architecture: a command, its words separated by
+//! blanks. Signals go to the emulator, which hands them on, and SIGKILL ends both.
 
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -12,8 +14,10 @@ use tempfile::TempDir;
 
 use crate::clockless_board::ClocklessBoard;
 use crate::process::{Process, temp_dir, workspace_program};
-use crate::{ports, wait};
+use crate::{http, ports, wait};
 
+const UNDER_TEST: &str = "EDGE_GATEWAY_UNDER_TEST";
+const RUNNER: &str = "EDGE_GATEWAY_RUNNER";
 const READY_WITHIN: Duration = Duration::from_secs(40);
 /// `shutdown_grace` is 10 s; the rest is for a machine under load.
 const DRAIN_WITHIN: Duration = Duration::from_secs(60);
@@ -135,7 +139,7 @@ impl Gateway {
     /// If a program is missing.
     #[must_use]
     pub fn start_on(board: &ClocklessBoard, settings: &Settings) -> Self {
-        let launch = board.command(&workspace_program("edge-gateway"));
+        let launch = board.command(&on_board());
         Self::launch(launch, |dir, http_port| settings.text(dir, http_port))
     }
 
@@ -144,8 +148,7 @@ impl Gateway {
     /// # Panics
     /// If a program is missing.
     pub fn restart_on(&mut self, board: &ClocklessBoard) {
-        let launch = board.command(&workspace_program("edge-gateway"));
-        self.process = spawn(launch, self.dir.path());
+        self.process = spawn(board.command(&on_board()), self.dir.path());
     }
 
     /// Starts a gateway with the configuration that `text` makes for a directory, in which `data`
@@ -155,7 +158,7 @@ impl Gateway {
     /// If the program is missing.
     #[must_use]
     pub fn start_with_text(text: impl FnOnce(&Path, u16) -> String) -> Self {
-        Self::launch(program(), text)
+        Self::launch(under_test(), text)
     }
 
     fn launch(launch: Command, text: impl FnOnce(&Path, u16) -> String) -> Self {
@@ -199,8 +202,16 @@ impl Gateway {
     /// # Panics
     /// If it cannot be killed or started.
     pub fn kill_and_restart(&mut self) {
+        self.kill_and_restart_as(under_test());
+    }
+
+    /// Starts `program` on the same data, this one killed (SIGKILL) first if it runs; returns at once.
+    ///
+    /// # Panics
+    /// If it cannot be killed or started.
+    pub fn kill_and_restart_as(&mut self, program: Command) {
         self.process.kill();
-        self.process = spawn(program(), self.dir.path());
+        self.process = spawn(program, self.dir.path());
     }
 
     /// Kills it (SIGKILL).
@@ -234,7 +245,7 @@ impl Gateway {
     /// If the program is missing.
     #[must_use]
     pub fn check_connect(&self) -> (Option<i32>, String) {
-        let mut command = program();
+        let mut command = under_test();
         command.args(["check", "--connect", "--config"]);
         let output = command.arg(config_path(self.dir.path())).output();
         let output = output.expect("the program runs");
@@ -265,8 +276,7 @@ impl Gateway {
     /// are none, or no answer.
     #[must_use]
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let (_, text) = self.get("/metrics")?;
-        sum(&text, name, labels)
+        http::metric(self.http_port, name, labels)
     }
 
     /// Waits until a metric has reached `least`.
@@ -317,17 +327,7 @@ impl Gateway {
     /// Status and body of an HTTP answer; `None` where there is none.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).ok()?;
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some((status, body.to_owned()))
+        http::get(self.http_port, path)
     }
 }
 
@@ -364,8 +364,41 @@ fn config_path(dir: &Path) -> PathBuf {
     dir.join("gateway.toml")
 }
 
-fn program() -> Command {
+/// The program under test.
+///
+/// # Panics
+/// If it is missing.
+#[must_use]
+pub fn under_test() -> Command {
+    let Some(program) = std::env::var_os(UNDER_TEST) else {
+        return native();
+    };
+    let runner = std::env::var(RUNNER).unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(first) = words.next() else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    command
+}
+
+/// The program beside the test, whatever is under test.
+///
+/// # Panics
+/// If it is missing.
+#[must_use]
+pub fn native() -> Command {
     Command::new(workspace_program("edge-gateway"))
+}
+
+/// A board's clock is a library that is loaded into a program of this machine.
+fn on_board() -> PathBuf {
+    assert!(
+        std::env::var_os(UNDER_TEST).is_none(),
+        "a board without a clock runs the native gateway, and {UNDER_TEST} names another"
+    );
+    workspace_program("edge-gateway")
 }
 
 fn spawn(mut command: Command, dir: &Path) -> Process {
@@ -373,37 +406,9 @@ fn spawn(mut command: Command, dir: &Path) -> Process {
     Process::start("edge-gateway", command, dir, Some(dir))
 }
 
-fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    let mut total = None;
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let Some((series, value)) = line.rsplit_once(' ') else {
-            continue;
-        };
-        let (series_name, own_labels) = series.split_once('{').unwrap_or((series, ""));
-        let has =
-            |(label, value): &(&str, &str)| own_labels.contains(&format!("{label}=\"{value}\""));
-        if series_name == name && labels.iter().all(has) {
-            total = Some(total.unwrap_or(0.0) + value.parse::<f64>().ok()?);
-        }
-    }
-    total
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TEXT: &str = "# TYPE a_total counter\n\
-        a_total{source=\"x\",reason=\"crc\"} 2\na_total{source=\"y\",reason=\"crc\"} 3\n\
-        a_total_more{source=\"x\"} 9\nb 1.5\n# EOF\n";
-
-    #[test]
-    fn a_metric_is_the_sum_of_the_series_with_its_labels() {
-        assert_eq!(sum(TEXT, "a_total", &[("reason", "crc")]), Some(5.0));
-        assert_eq!(sum(TEXT, "a_total", &[("source", "y")]), Some(3.0));
-        assert_eq!(sum(TEXT, "b", &[]), Some(1.5));
-        assert_eq!(sum(TEXT, "c", &[]), None);
-    }
 
     #[test]
     fn usage_is_read_from_what_linux_says() {

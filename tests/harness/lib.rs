@@ -21,6 +21,7 @@
 //! | [`board`] | a microcontroller board in QEMU, its UART a serial line |
 //! | [`frame`] | frames of the shim link, whole and damaged |
 //! | [`gateway`], [`sim`] | the programs under test |
+//! | [`http`] | what a gateway says over HTTP |
 //! | [`ce_ids`] | counts Kafka's records by the offset in the gateway's log |
 //! | [`oracle`] | reads Kafka back: lost, duplicated, out of order |
 //! | [`certs`] | a certificate authority for one test |
@@ -37,6 +38,7 @@ pub mod clockless_board;
 pub mod fault_disk;
 pub mod frame;
 pub mod gateway;
+pub mod http;
 pub mod kafka;
 pub mod machine;
 pub mod mock_kafka;
