@@ -17,13 +17,16 @@
 #         minutes, an hour more with EDGE_GATEWAY_LONG=1
 # test-arm64  a short set of the end-to-end and fault tests with the program of `make cross`, under
 #         qemu-aarch64-static
+# board   Debian for arm64 on an emulated board with the package of `make cross deb`, its plug pulled ten
+#         times, as root; half an hour
+# test-image  the steps of cross/aarch64.Dockerfile and a build, in a bare Debian tree, as root
 # fuzz    every fuzz target for 20 s, or FUZZ_SECONDS; needs g++
 
 # deb     the Debian package, in dist/: for this machine's architecture, and for arm64 where `make cross`
 #         has left a program
 # test-deb  that package installed, fed, upgraded and removed on a Debian system under systemd, as root
 
-.PHONY: cross setup build firmware test test-long lint features footprint demo bench fuzz deb test-deb test-arm64
+.PHONY: cross setup build firmware test test-long lint features footprint demo bench fuzz deb test-deb test-arm64 board test-image
 
 setup:
 	./tests/setup.sh
@@ -100,3 +103,12 @@ test-arm64: setup cross
 	tests/setup.sh qemu-user-static
 	cargo build -p edge-gateway -p sensor-sim -p system-tests --bins
 	tests/arm64/run.sh
+
+board: setup cross deb
+	tests/setup.sh debootstrap qemu-user-static qemu-system-arm
+	cargo build -p sensor-sim -p system-tests --bins
+	cargo test -p system-tests --test board -- --ignored --nocapture
+
+test-image:
+	tests/setup.sh debootstrap qemu-user-static libc6-arm64-cross libgcc-s1-arm64-cross
+	cross/image-test.sh aarch64

@@ -3,16 +3,15 @@
 //! QEMU is asked over QMP for what a person at the board would see (the LED) and what one with a
 //! debugger would (memory).
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::process::{Process, firmware, temp_dir};
+use crate::qmp::Qmp;
 use crate::wait;
 
 const UP_WITHIN: Duration = Duration::from_secs(60);
@@ -24,7 +23,7 @@ const RAM: u32 = 0x2000_0000;
 #[derive(Debug)]
 pub struct Board {
     _process: Process,
-    console: BufReader<UnixStream>,
+    console: Qmp,
     line: PathBuf,
     dir: TempDir,
 }
@@ -51,18 +50,12 @@ impl Board {
             assert!(ended.is_none(), "QEMU ended: {ended:?}");
             pty_of(&process.log())
         });
-        let console = wait::until_some("QEMU's socket", UP_WITHIN, || {
-            UnixStream::connect(&socket).ok()
-        });
-        console.set_read_timeout(Some(UP_WITHIN)).expect("not zero");
-        let mut board = Self {
+        Self {
+            console: Qmp::connect(&socket, UP_WITHIN),
             _process: process,
-            console: BufReader::new(console),
             line,
             dir,
-        };
-        board.ask("qmp_capabilities", &json!({}));
-        board
+        }
     }
 
     /// What the gateway opens.
@@ -76,7 +69,7 @@ impl Board {
     /// # Panics
     /// If QEMU does not say.
     pub fn led(&mut self) -> bool {
-        let answer = self.ask(
+        let answer = self.console.ask(
             "human-monitor-command",
             &json!({ "command-line": format!("xp/1wx {LED:#x}") }),
         );
@@ -93,7 +86,7 @@ impl Board {
     pub fn ram(&mut self, bytes: usize) -> Vec<u8> {
         let file = self.dir.path().join("ram");
         let arguments = json!({ "val": RAM, "size": bytes, "filename": file });
-        self.ask("pmemsave", &arguments);
+        self.console.ask("pmemsave", &arguments);
         std::fs::read(&file).expect("QEMU has written it")
     }
 
@@ -102,23 +95,7 @@ impl Board {
     /// # Panics
     /// If QEMU refuses.
     pub fn freeze(&mut self) {
-        self.ask("stop", &json!({}));
-    }
-
-    /// Asks QEMU; what it tells unasked is passed over.
-    fn ask(&mut self, command: &str, arguments: &Value) -> Value {
-        let question = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.console.get_mut(), "{question}").expect("QEMU listens");
-        let mut answer = String::new();
-        loop {
-            answer.clear();
-            self.console.read_line(&mut answer).expect("QEMU answers");
-            let mut answer: Value = serde_json::from_str(&answer).expect("JSON");
-            assert!(answer.get("error").is_none(), "{command}: {answer}");
-            if let Some(value) = answer.get_mut("return") {
-                return value.take();
-            }
-        }
+        self.console.ask("stop", &json!({}));
     }
 }
 

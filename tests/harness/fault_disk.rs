@@ -89,7 +89,15 @@ impl FaultDisk {
     /// # Panics
     /// If it has not within a minute.
     pub fn wait_for_cut(&mut self) {
-        wait::until("the power cut", CUT_WITHIN, || self.ask("wait") == "ok off");
+        wait::until("the power cut", CUT_WITHIN, || self.is_cut());
+    }
+
+    /// Whether the power has failed; takes up to a second.
+    ///
+    /// # Panics
+    /// If the program has ended.
+    pub fn is_cut(&mut self) -> bool {
+        self.ask("wait") == "ok off"
     }
 
     /// The power is back, and the disk has what was left.

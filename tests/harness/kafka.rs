@@ -29,6 +29,9 @@ use crate::{ports, wait};
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
+/// This machine's loopback interface, as a QEMU guest with user-mode networking sees it.
+pub const HOST_IN_GUEST: &str = "10.0.2.2";
+
 /// User and password of the SCRAM listener.
 pub const SCRAM_USER: &str = "gateway";
 /// See [`SCRAM_USER`].
@@ -46,6 +49,8 @@ pub enum Security<'a> {
     /// The same, and the user may do what [`Kafka::allow`] has allowed; the plain listener's anyone
     /// may do everything.
     Authorized(&'a Certs),
+    /// Nothing: clients are told its address as a QEMU guest sees it.
+    Guest,
 }
 
 impl Security<'_> {
@@ -108,6 +113,12 @@ impl Kafka {
     #[must_use]
     pub fn bootstrap_secure(&self) -> String {
         format!("localhost:{}", self.secure_port)
+    }
+
+    /// `host:port` of the listener for a QEMU guest ([`Security::Guest`]).
+    #[must_use]
+    pub fn bootstrap_in_guest(&self) -> String {
+        format!("{HOST_IN_GUEST}:{}", self.secure_port)
     }
 
     /// Creates a topic of a name that no other test has, and returns the name.
@@ -433,18 +444,26 @@ impl Kafka {
                 "SASL_SSL",
                 tls_properties(certs, "none") + &scram_properties() + AUTHORIZER,
             ),
+            Security::Guest => ("PLAINTEXT", NO_AUTO_CREATE.to_owned()),
         };
         text.push_str(&secured);
         let mut listeners = format!("PLAIN://127.0.0.1:{plain}");
+        let mut advertised = listeners.clone();
         let mut map = "PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
         if !kind.is_empty() {
+            let host = if matches!(security, Security::Guest) {
+                HOST_IN_GUEST
+            } else {
+                "localhost"
+            };
             let _ = write!(listeners, ",SECURE://localhost:{}", self.secure_port);
+            let _ = write!(advertised, ",SECURE://{host}:{}", self.secure_port);
             let _ = write!(map, ",SECURE:{kind}");
         }
         let _ = write!(
             text,
             "listeners={listeners},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners={listeners}\n\
+             advertised.listeners={advertised}\n\
              listener.security.protocol.map={map}\n"
         );
         text

@@ -19,6 +19,8 @@
 //! | [`fault_disk`] | a disk that forgets what is not synced when its power fails |
 //! | [`random`] | chance that can be had again |
 //! | [`board`] | a microcontroller board in QEMU, its UART a serial line |
+//! | [`arm_board`] | an ARM board in QEMU, with Debian on a disk that forgets |
+//! | [`qmp`] | QEMU's monitor and its guest agent |
 //! | [`frame`] | frames of the shim link, whole and damaged |
 //! | [`gateway`], [`sim`] | the programs under test |
 //! | [`http`] | what a gateway says over HTTP |
@@ -31,6 +33,7 @@
     allow(clippy::unwrap_used, reason = "a test that fails says where")
 )]
 
+pub mod arm_board;
 pub mod board;
 pub mod ce_ids;
 pub mod certs;
@@ -51,6 +54,7 @@ pub mod packet_gate;
 pub mod ports;
 pub mod process;
 pub mod pty;
+pub mod qmp;
 pub mod random;
 pub mod sim;
 pub mod tally;
