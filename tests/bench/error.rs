@@ -30,8 +30,8 @@ pub(crate) enum BenchError {
     /// The log could not be read.
     #[error("the log could not be read")]
     Read(#[from] ReadError),
-    /// The log failed, or is slower than anything worth measuring.
-    #[error("the log did not move on: {0}")]
+    /// What is measured failed, or is slower than anything worth measuring.
+    #[error("it did not go on: {0}")]
     Stuck(String),
     /// What was read back is not what was written.
     #[error("{found} records were read back, {expected} were written")]

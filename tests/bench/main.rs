@@ -14,8 +14,10 @@ mod commits;
 mod disk;
 mod driver;
 mod error;
+mod guard;
 mod link;
 mod machine;
+mod path;
 mod raw;
 mod report;
 mod telemetry;
@@ -39,10 +41,10 @@ struct Arguments {
     #[arg(long, default_value = "bench.json")]
     json: PathBuf,
     /// Runs of everything
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, global = true)]
     rounds: usize,
-    /// Leave out what needs a backlog of 8 GiB
-    #[arg(long)]
+    /// Leave out what needs a backlog of 8 GiB; shorter runs of the path
+    #[arg(long, global = true)]
     short: bool,
     #[command(subcommand)]
     part: Option<Part>,
@@ -53,6 +55,14 @@ struct Arguments {
 enum Part {
     /// The shim link alone: two minutes, no mount
     Link,
+    /// The path from MQTT to Kafka alone: half an hour, no mount
+    Path(path::Arguments),
+    /// Instructions a record, beside those of before
+    #[command(subcommand)]
+    Guard(guard::Guard),
+    /// A library without the gateway
+    #[command(hide = true)]
+    Bare(path::Bare),
     /// All of it, inside the mount namespace
     #[command(hide = true)]
     Inside,
@@ -75,6 +85,9 @@ fn main() -> ExitCode {
     let ended = match &arguments.part {
         None => enter_namespace(),
         Some(Part::Link) => run_link(&arguments),
+        Some(Part::Path(path)) => run_path(&arguments, path),
+        Some(Part::Guard(guard)) => guard::run(guard),
+        Some(Part::Bare(bare)) => path::run_bare(bare),
         Some(Part::Inside) => run(&arguments),
         Some(Part::Fill(fill)) => backlog::fill(fill),
         Some(Part::Reopen(place)) => backlog::reopen(place),
@@ -124,6 +137,15 @@ fn run_link(arguments: &Arguments) -> Result<ExitCode, BenchError> {
     println!("{machine}");
     let mut report = Report::new(machine);
     link::measure(&arguments.on, arguments.rounds, &mut report)?;
+    finish(arguments, &report)
+}
+
+fn run_path(arguments: &Arguments, path: &path::Arguments) -> Result<ExitCode, BenchError> {
+    let machine = machine::describe(&arguments.on)?;
+    println!("{machine}");
+    let mut report = Report::new(machine);
+    let extent = (arguments.rounds, arguments.short);
+    path::measure(path, &arguments.on, extent, &mut report)?;
     finish(arguments, &report)
 }
 

@@ -8,6 +8,8 @@ pub(crate) const PAYLOAD_BYTES: usize = 200;
 /// Payloads made in advance, so that making them is not what is measured.
 const PAYLOADS: usize = 4096;
 const DEVICES: u64 = 50;
+/// Of large payloads fewer are made in advance.
+const MESSAGES_BYTES: usize = 16 << 20;
 
 /// A stream of records.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl Telemetry {
         Self {
             source: SourceName::new("city").expect("a valid name"),
             records: (0..PAYLOADS as u64)
-                .map(|number| record(number, &mut random))
+                .map(|number| record(number, DEVICES, &mut random))
                 .collect(),
             next: 0,
         }
@@ -54,10 +56,27 @@ impl Telemetry {
     }
 }
 
+/// Subjects and payloads of `devices` in turn, in which each device speaks at least once. What is
+/// beyond a payload's readings are further readings.
+pub(crate) fn messages(devices: u64, payload_bytes: usize) -> Vec<(String, Vec<u8>)> {
+    let mut random = 1;
+    let count = (MESSAGES_BYTES / payload_bytes).min(PAYLOADS) as u64;
+    let sized = |number| {
+        let (subject, mut payload) = record(number, devices, &mut random);
+        while payload.len() < payload_bytes {
+            let reading = format!(",{}", next(&mut random) % 100_000);
+            payload.extend_from_slice(reading.as_bytes());
+        }
+        payload.truncate(payload_bytes);
+        (subject, payload)
+    };
+    (0..devices * count.div_ceil(devices)).map(sized).collect()
+}
+
 /// A device's name, and what it says.
-fn record(number: u64, random: &mut u64) -> (String, Vec<u8>) {
-    let device = number % DEVICES;
-    let sequence = number / DEVICES;
+fn record(number: u64, devices: u64, random: &mut u64) -> (String, Vec<u8>) {
+    let device = number % devices;
+    let sequence = number / devices;
     let mut reading = |low: u64, span: u64| low + next(random) % span;
     let text = format!(
         "{{\"source\":\"city\",\"device\":\"air-{device:04}\",\"sequence\":{sequence},\

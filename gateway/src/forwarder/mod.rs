@@ -41,6 +41,7 @@ mod in_flight;
 mod lane;
 pub mod parking;
 mod reader;
+mod rehearsal;
 pub mod route;
 mod topics;
 pub(crate) mod value;
@@ -68,6 +69,8 @@ pub use event_time::DeviceTimeWindow;
 use lane::{Alone, Lane, PAUSE_MAX, Streamed, Trouble};
 use parking::{Parking, Take, returning};
 use reader::{Read, Reader};
+#[doc(hidden)]
+pub use rehearsal::rehearse;
 
 /// What the forwarder works with.
 #[derive(Debug)]

@@ -1,0 +1,88 @@
+//! Whether a record costs the same among many devices and sources, and a byte the same in large
+//! payloads: the whole path at its highest rate, with the mock cluster, which costs the machine
+//! little.
+
+use super::load::Load;
+use super::through::{self, Case};
+use super::{Cluster, RSS_MIB_MAX, World};
+use crate::error::BenchError;
+use crate::report::{Report, Target};
+
+const DEVICES: [u64; 4] = [1, 100, 10_000, 100_000];
+const SOURCES: [u64; 3] = [1, 8, 32];
+const PAYLOADS_BYTES: [usize; 5] = [100, 200, 1024, 8192, 65_536];
+const RATIO_MAX: f64 = 1.2;
+
+/// Adds a sample of each figure. The first of each kind is what the others are compared with.
+pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), BenchError> {
+    let devices = DEVICES.map(|devices| Row {
+        name: format!("{devices} devices"),
+        unit: "record",
+        bytes: None,
+        case: Case {
+            load: Load {
+                devices,
+                ..Load::USUAL
+            },
+            sources: 1,
+        },
+    });
+    let sources = SOURCES.map(|sources| Row {
+        name: format!("{sources} sources"),
+        unit: "record",
+        bytes: None,
+        case: Case {
+            load: Load::USUAL,
+            sources,
+        },
+    });
+    let payloads = PAYLOADS_BYTES.map(|payload_bytes| Row {
+        name: format!("payloads of {payload_bytes} bytes"),
+        unit: "byte",
+        bytes: Some(payload_bytes),
+        case: Case {
+            load: Load {
+                payload_bytes,
+                ..Load::USUAL
+            },
+            sources: 1,
+        },
+    });
+    for rows in [&devices[..], &sources[..], &payloads[..]] {
+        scale(world, rows, report)?;
+    }
+    Ok(())
+}
+
+/// One size of something.
+struct Row {
+    name: String,
+    unit: &'static str,
+    /// What is paid for, where it isn't the record.
+    bytes: Option<usize>,
+    case: Case,
+}
+
+fn scale(world: &World<'_>, rows: &[Row], report: &mut Report) -> Result<(), BenchError> {
+    let mut smallest = None;
+    for row in rows {
+        let measured = through::measured(world, Cluster::mock(), row.case)?;
+        let units = row.bytes.unwrap_or(1) as f64;
+        let cost = measured.cpu_per_million() / units;
+        let Row { name, unit, .. } = row;
+        let first = *smallest.get_or_insert(cost);
+        let mut add = |what: &str, decimals, target, sample| {
+            report.add(&format!("{name}: {what}"), decimals, target, sample);
+        };
+        if first != cost {
+            let what = format!("CPU a {unit}, of the smallest's");
+            add(&what, 2, Target::AtMost(RATIO_MAX), cost / first);
+        }
+        add("records/s", 0, Target::None, measured.per_second());
+        let cpu = measured.cpu_per_million();
+        add("CPU-seconds a million", 2, Target::None, cpu);
+        let rss = Target::AtMost(RSS_MIB_MAX);
+        add("RSS, MiB", 1, rss, measured.rss_mib());
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! From MQTT to Kafka with everything running, at the highest rate at which nothing queues up:
+//! beside a bare client and a bare producer joined in one loop. That loop has no log: what it takes
+//! is lost if it dies.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use system_tests::gateway::Gateway;
+use system_tests::mosquitto::Mosquitto;
+
+use super::bare::{Bare, Running, Task};
+use super::gateway::{self, Counted, DELIVERED};
+use super::load::{Load, Pace, Publisher};
+use super::run::{self, Measured, Subject};
+use super::{Asked, Cluster, TOPIC, World, drain, intake, mosquitto};
+use crate::error::BenchError;
+use crate::report::{Report, Target};
+
+/// Messages between publisher and Kafka: less than a second of them.
+const AHEAD: u64 = 40_000;
+const AHEAD_BYTES: u64 = 32 << 20;
+const RATE_MIN: f64 = 0.8;
+const CPU_MAX: f64 = 1.5;
+
+/// Adds a sample of each figure, with each cluster.
+pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), BenchError> {
+    for start in [Cluster::apache, Cluster::mock] {
+        let ceiling = ceiling(world, start())?;
+        let client = intake::ceiling(world)?;
+        let records = world.either(drain::RECORDS, drain::RECORDS_SHORT);
+        let producer = drain::ceiling(start(), Task::Kafka, records)?;
+        let cluster = start();
+        let asked = Asked {
+            what: format!("MQTT to Kafka, {}", cluster.name()),
+            ceiling: "bare loop",
+            rate: Target::AtLeast(RATE_MIN),
+            cpu: Target::None,
+        };
+        let case = Case {
+            load: Load::USUAL,
+            sources: 1,
+        };
+        let measured = measured(world, cluster, case)?;
+        asked.add(&measured, &ceiling, report);
+        let added = client.cpu_per_million() + producer.cpu_per_million();
+        let what = format!(
+            "{}: CPU a record, of bare client's and producer's added",
+            asked.what
+        );
+        let of_sum = measured.cpu_per_million() / added;
+        report.add(&what, 2, Target::AtMost(CPU_MAX), of_sum);
+    }
+    Ok(())
+}
+
+fn ceiling(world: &World<'_>, mut cluster: Cluster) -> Result<Measured, BenchError> {
+    let topic = cluster.topic(TOPIC);
+    let broker = mosquitto();
+    let bare = Bare::new(Task::Both)
+        .mqtt(broker.port())
+        .kafka(&cluster.bootstrap(), &topic);
+    let bare = Running::start(&bare)?;
+    bare.wait_ready();
+    loaded(world, &broker, &bare, Load::USUAL, 1)
+}
+
+/// What comes in, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Case {
+    pub(super) load: Load,
+    pub(super) sources: u64,
+}
+
+/// The gateway with everything around it, at its highest rate.
+pub(super) fn measured(
+    world: &World<'_>,
+    mut cluster: Cluster,
+    case: Case,
+) -> Result<Measured, BenchError> {
+    let topic = cluster.topic(TOPIC);
+    let broker = mosquitto();
+    let data = gateway::data_dir(world.on)?;
+    let bootstrap = cluster.bootstrap();
+    let kafka = (bootstrap.as_str(), topic.as_str());
+    let settings = gateway::settings(kafka, &broker.url(), case.sources, data.path(), "");
+    let gateway = Gateway::start_ready(&settings);
+    let subject = Counted {
+        gateway: &gateway,
+        counter: DELIVERED,
+    };
+    loaded(world, &broker, &subject, case.load, case.sources)
+}
+
+/// Measures a subject while a publisher follows it.
+pub(super) fn loaded(
+    world: &World<'_>,
+    broker: &Mosquitto,
+    subject: &impl Subject,
+    load: Load,
+    sources: u64,
+) -> Result<Measured, BenchError> {
+    let done: Arc<AtomicU64> = Arc::default();
+    // Of large messages fewer are under way.
+    let ahead = AHEAD.min(AHEAD_BYTES / load.payload_bytes as u64);
+    let pace = Pace::Following {
+        done: Arc::clone(&done),
+        ahead,
+    };
+    let publisher = Publisher::start(broker.port(), load, sources, pace)?;
+    let measured = run::for_time(subject, world.times(), &done)?;
+    publisher.finish()?;
+    Ok(measured)
+}
