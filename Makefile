@@ -1,5 +1,6 @@
 # setup   what building and testing need, Debian packages and Apache Kafka; quick the second time
-# build   everything, in the profile the tests use
+# build   everything, in the profile the tests use; `release`, in the one that is measured; `packaged`,
+#         the gateway in the one that is shipped
 # firmware  the example firmware in Rust and C, with the flash and RAM it takes, and the test of the
 #         shim's C interface
 # test    unit, end-to-end and fault tests, against real Mosquitto and Apache Kafka
@@ -29,7 +30,7 @@
 #         has left a program
 # test-deb  that package installed, fed, upgraded and removed on a Debian system under systemd, as root
 
-.PHONY: cross setup build firmware test test-long lint features footprint demo bench fuzz deb test-deb test-arm64 board test-image guard guard-check guard-accept
+.PHONY: cross setup build packaged release firmware test test-long lint features footprint demo bench fuzz deb test-deb test-arm64 board test-image guard guard-check guard-accept
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
 
@@ -38,6 +39,12 @@ setup:
 
 build:
 	cargo build --workspace --bins
+
+packaged:
+	cargo build --profile dist -p edge-gateway --bins
+
+release:
+	cargo build --release --workspace --bins
 
 firmware:
 	firmware-shim/firmware/build.sh
@@ -71,8 +78,7 @@ features:
 
 # The programs that the test starts lie in one directory; its own gateway is the packaged one.
 FOOTPRINT = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
-footprint: setup
-	cargo build --profile dist -p edge-gateway --bins
+footprint: setup packaged
 	cargo build -p sensor-sim -p system-tests --bins
 	mkdir -p $(FOOTPRINT)/footprint
 	cp $(FOOTPRINT)/dist/edge-gateway $(FOOTPRINT)/debug/sensor-sim $(FOOTPRINT)/footprint
@@ -80,8 +86,7 @@ footprint: setup
 	EDGE_GATEWAY_BIN_DIR=$(FOOTPRINT)/footprint \
 	  cargo test -p system-tests --test footprint -- --include-ignored --nocapture --test-threads=1
 
-demo: setup
-	cargo build --release --workspace --bins
+demo: setup release
 	target/release/demo --kafka $(or $(KAFKA),embedded)
 
 deb:
