@@ -55,7 +55,7 @@ struct Arguments {
 enum Part {
     /// The shim link alone: two minutes, no mount
     Link,
-    /// The path from MQTT to Kafka alone: half an hour, no mount
+    /// The path from MQTT to Kafka alone: forty minutes, no mount
     Path(path::Arguments),
     /// Instructions a record, beside those of before
     #[command(subcommand)]
@@ -145,6 +145,10 @@ fn run_path(arguments: &Arguments, path: &path::Arguments) -> Result<ExitCode, B
     println!("{machine}");
     let mut report = Report::new(machine);
     let extent = (arguments.rounds, arguments.short);
+    if let Some(dir) = path.curves() {
+        path::draw(dir, &arguments.on, extent)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     path::measure(path, &arguments.on, extent, &mut report)?;
     finish(arguments, &report)
 }

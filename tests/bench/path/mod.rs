@@ -71,6 +71,22 @@ pub(crate) struct Arguments {
     curves: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// Where curves are to be drawn, if that is asked for.
+    pub(crate) fn curves(&self) -> Option<&Path> {
+        self.curves.as_deref()
+    }
+}
+
+/// Draws the curves into `dir`.
+pub(crate) fn draw(
+    dir: &Path,
+    on: &Path,
+    (rounds, short): (usize, bool),
+) -> Result<(), BenchError> {
+    curves::draw(&World { on, short }, rounds, dir)
+}
+
 /// What a round has at hand.
 struct World<'a> {
     on: &'a Path,
@@ -91,7 +107,7 @@ impl World<'_> {
     }
 }
 
-/// Measures, in each of the rounds, what was asked for; or draws the curves.
+/// Measures, in each of the rounds, what was asked for.
 pub(crate) fn measure(
     arguments: &Arguments,
     on: &Path,
@@ -99,9 +115,6 @@ pub(crate) fn measure(
     report: &mut Report,
 ) -> Result<(), BenchError> {
     let world = World { on, short };
-    if let Some(dir) = &arguments.curves {
-        return curves::draw(&world, rounds, dir);
-    }
     let asked = |figures| arguments.only.is_empty() || arguments.only.contains(&figures);
     for round in 1..=rounds {
         for figures in Figures::value_variants() {
