@@ -8,6 +8,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::devices::{Change, Device};
 use super::keeper::BATCH_DEVICES;
@@ -20,6 +22,11 @@ const CACHE_BYTES: u64 = 1 << 20;
 const STORE_BYTES_MAX: u64 = 32 << 20;
 /// Least free space at which the registry writes (D5).
 const FREE_BYTES_MIN: u64 = 16 << 20;
+
+/// How long a lock on sled's file is waited for: its last holder, a process that is ending or a thread
+/// of sled's, lets go of it a moment after it has closed the file.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+const LOCK_LOOK: Duration = Duration::from_millis(5);
 
 /// Why the store can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -156,12 +163,18 @@ impl SledPlace {
     pub(super) fn open_prepared(&self) -> Result<SledStore, StoreError> {
         self.check()?;
         self.break_seal()?;
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(self.store_dir())
             .cache_capacity(CACHE_BYTES)
             // What is written is flushed at the end.
-            .flush_every_ms(None)
-            .open()?;
+            .flush_every_ms(None);
+        let give_up = Instant::now() + LOCK_WAIT_MAX;
+        let db = loop {
+            match config.open() {
+                Err(error) if is_locked(&error) && Instant::now() < give_up => sleep(LOCK_LOOK),
+                opened => break opened?,
+            }
+        };
         let place = self.clone();
         Ok(SledStore { db, place })
     }
@@ -319,5 +332,16 @@ impl Store for SledStore {
         db.flush()?;
         drop(db);
         place.seal(sync)
+    }
+}
+
+/// sled tells of a lock by words alone.
+fn is_locked(error: &sled::Error) -> bool {
+    match error {
+        sled::Error::Io(error) => error.to_string().contains("could not acquire lock"),
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Corruption { .. } => false,
     }
 }

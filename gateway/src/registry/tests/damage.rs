@@ -55,7 +55,9 @@ fn go_on(dir: &Path) -> (usize, u64) {
     drop(fixture);
     let fixture = Fixture::start(place(dir));
     fixture.wait_for(Condition::Ready);
-    assert_eq!(fixture.records_of("new"), 1, "it is kept from now on");
+    let begun_anew = reasons.map(|reason| fixture.resets(reason));
+    let kept = fixture.records_of("new");
+    assert_eq!(kept, 1, "it is kept from now on, begun anew {begun_anew:?} for {reasons:?}");
     assert_eq!(fixture.snapshot().count, old + 1);
     (old, resets)
 }
