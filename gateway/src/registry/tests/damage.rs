@@ -57,7 +57,10 @@ fn go_on(dir: &Path) -> (usize, u64) {
     fixture.wait_for(Condition::Ready);
     let begun_anew = reasons.map(|reason| fixture.resets(reason));
     let kept = fixture.records_of("new");
-    assert_eq!(kept, 1, "it is kept from now on, begun anew {begun_anew:?} for {reasons:?}");
+    assert_eq!(
+        kept, 1,
+        "it is kept from now on, begun anew {begun_anew:?} for {reasons:?}"
+    );
     assert_eq!(fixture.snapshot().count, old + 1);
     (old, resets)
 }
