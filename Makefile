@@ -72,8 +72,8 @@ features:
 	for features in "" serial modbus mqtt tls registry http-page documents progress-bar \
 	    preset-serial preset-mqtt preset-factory; do \
 	  echo "features: $$features"; \
-	  cargo clippy --quiet -p edge-gateway --no-default-features --features "$$features" \
-	    -- -D warnings || exit 1; \
+	  cargo check --quiet -p edge-gateway --no-default-features --features "$$features" \
+	    || exit 1; \
 	done
 
 # The programs that the test starts lie in one directory; its own gateway is the packaged one.
