@@ -263,7 +263,7 @@ impl Fs for RealFs {
             .and_then(|()| file.write_all(owner.as_bytes()));
         match written {
             Err(error) if !is_full(&error) => Err(error),
-            Ok(()) | Err(_) => Ok(Ok(Box::new(RealLock { _file: file }))),
+            Ok(()) | Err(_) => Ok(Ok(Box::new(RealLock { file }))),
         }
     }
 }
@@ -305,10 +305,19 @@ impl File for RealFile {
     }
 }
 
-/// Dropping the file releases the lock.
+/// Dropping it releases the lock.
 #[derive(Debug)]
 struct RealLock {
-    _file: fs::File,
+    file: fs::File,
+}
+
+impl Drop for RealLock {
+    /// Closing it would do, but for a child that another thread is starting right now: until it runs
+    /// its program, it has the file open as well.
+    fn drop(&mut self) {
+        // It is closed next.
+        let _ = self.file.unlock();
+    }
 }
 
 impl LockGuard for RealLock {}
