@@ -23,9 +23,9 @@ use crate::record::Offset;
 
 /// Most messages in flight: each takes some 1.5 KiB while a backlog drains (measured with payloads of
 /// 200 bytes, `tests/footprint`); at 20,000 records a second, 0.4 s of a slow Kafka.
-const IN_FLIGHT_RECORDS_MAX: usize = 8_000;
+pub(super) const IN_FLIGHT_RECORDS_MAX: usize = 8_000;
 /// Most memory they hold in the producer; one message may always be in flight.
-const IN_FLIGHT_BYTES_MAX: usize = 10 << 20;
+pub(super) const IN_FLIGHT_BYTES_MAX: usize = 10 << 20;
 /// Shortest and longest wait for reports. librdkafka cannot wake us, so it is looked at, less and
 /// less often while nothing comes.
 const PAUSE_MIN: Duration = Duration::from_millis(1);

@@ -19,8 +19,8 @@
 //!   until then, and after the coordinator's own timeout, it begins anew, not without leaving a
 //!   rival the time for its claim.
 //!
-//! A transaction takes up to [`RECORDS_MAX`] records, 10 MiB, or `transaction_interval`. One refused
-//! record fails all of it, so after a refusal records go out one each in a request of its own, in
+//! A transaction takes what comes within `transaction_interval`, at most [`RECORDS_MAX`] records, of which
+//! no more lack a report at a time than in at-least-once delivery. One refused record fails all of it, so after a refusal records go out one each in a request of its own, in
 //! transactions of few, up to the last refused one; what is refused then is set aside, and its
 //! transaction is sent again without it.
 //!

@@ -25,7 +25,7 @@ use super::super::parking::{ParkedPosition, Parking};
 use super::super::reader::{Read, Reader};
 use super::super::{Flow, ForwarderError};
 use super::failure::Failure;
-use super::sender::{BYTES_MAX, Open, RECORDS_MAX, Sender};
+use super::sender::{Open, RECORDS_MAX, Sender, Sent};
 use crate::commit_log::CommitLog;
 use crate::kafka::{Class, class};
 use crate::record::Offset;
@@ -222,9 +222,8 @@ impl Sender<'_> {
         let Some(open) = &mut self.open else {
             return Ok(Flow::Break);
         };
-        let enough = open.sent.len() >= limit
-            || open.bytes >= BYTES_MAX
-            || (!open.sent.is_empty() && Instant::now() >= open.due);
+        let enough =
+            open.sent.len() >= limit || (!open.sent.is_empty() && Instant::now() >= open.due);
         if enough && !open.midway {
             if let Some(returned) = &mut open.returned {
                 returned.full = true;
@@ -258,6 +257,9 @@ impl Sender<'_> {
         let Outgoing::Parked { span, topic, .. } = *outgoing else {
             return Ok(Flow::Continue);
         };
+        if self.until_room() == Flow::Break {
+            return Ok(Flow::Break);
+        }
         let refusal = self.returning.verdicts.get(topic).copied();
         let refusal = refusal.filter(|refusal| refusal.place == span.first);
         if let Some(Refusal {
@@ -286,10 +288,7 @@ impl Sender<'_> {
         let number = self.topics.number(encoded.message.topic);
         match session.producer.send(encoded.message, open.sent.len()) {
             Ok(()) => {
-                open.bytes += encoded.bytes;
-                open.unreported += 1;
-                open.sent.push((span, number));
-                *open.by_topic.entry(number).or_default() += 1;
+                open.add(span, number, encoded.bytes);
                 Ok(Flow::Continue)
             }
             Err(refused) => {
@@ -349,7 +348,7 @@ impl Sender<'_> {
     pub(super) fn return_failed(
         &mut self,
         returned: &Returned,
-        sent: &[(Span, u16)],
+        sent: &[Sent],
         trouble: Trouble,
     ) -> Result<(), ForwarderError> {
         let topic = returned.topic.as_str();
@@ -361,7 +360,7 @@ impl Sender<'_> {
             }
             Class::Record(_) | Class::Timestamp => match sent {
                 [] => {}
-                [(alone, _)] => self.condemn(topic, alone.first, trouble),
+                [alone] => self.condemn(topic, alone.span.first, trouble),
                 several => self.returning.set_limit(topic, several.len() / 2),
             },
             Class::Transient | Class::Fatal => {

@@ -11,7 +11,7 @@ use super::super::aside::{self, Reason};
 use super::super::backoff::{Backoff, Stop};
 use super::super::encode::{Encoder, Outgoing};
 use super::super::in_flight::Span;
-use super::super::lane::Trouble;
+use super::super::lane::{IN_FLIGHT_BYTES_MAX, IN_FLIGHT_RECORDS_MAX, Trouble};
 use super::super::parking::unpark::Known;
 use super::super::parking::{Parking, Take, Ticket};
 use super::super::topics::Topics;
@@ -27,11 +27,9 @@ use crate::kafka::{Class, Producer, Report, class};
 use crate::metrics::Metrics;
 use crate::record::Offset;
 
-/// Most records of a transaction, all of which may be in flight: each takes some 1.5 KiB while a
-/// backlog drains. A drain fills it in about `transaction_interval`.
-pub(super) const RECORDS_MAX: usize = 8_000;
-/// Most memory they hold in the producer, one of any size allowed.
-pub(super) const BYTES_MAX: usize = 10 << 20;
+/// Most records of a transaction; one that lasts `transaction_interval` rarely has as many. Of each its
+/// place is kept until the commit, 40 bytes.
+pub(super) const RECORDS_MAX: usize = 50_000;
 /// Most records of a transaction that are sent alone: what a refusal costs the others.
 const ALONE_RECORDS_MAX: usize = 64;
 /// Longest wait for a parking log that has just no room in memory, and how often it is looked at.
@@ -56,16 +54,61 @@ pub(super) struct Open {
     /// More markers of the last hole follow.
     pub(super) midway: bool,
     pub(super) due: Instant,
-    /// Place and topic of what was sent, by its number.
-    pub(super) sent: Vec<(Span, u16)>,
+    /// What was sent, by its number.
+    pub(super) sent: Vec<Sent>,
     /// What is returned from a parking log.
     pub(super) returned: Option<Returned>,
     pub(super) records: usize,
-    pub(super) bytes: usize,
-    pub(super) unreported: usize,
+    pub(super) unreported: Unreported,
     pub(super) by_topic: HashMap<u16, u64>,
     /// When the first one received in this run was, on the monotonic clock.
     pub(super) received_mono_ms: Option<u64>,
+}
+
+impl Open {
+    /// A message was sent, which holds `bytes` in the producer.
+    pub(super) fn add(&mut self, span: Span, topic: u16, bytes: usize) {
+        self.unreported.add(bytes);
+        self.sent.push(Sent {
+            span,
+            topic,
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+        });
+        *self.by_topic.entry(topic).or_default() += 1;
+    }
+}
+
+/// A message of the open transaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) span: Span,
+    pub(super) topic: u16,
+    /// Memory it holds in the producer until it is reported.
+    pub(super) bytes: u32,
+}
+
+/// Messages of the open transaction that lack a report.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unreported {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+}
+
+impl Unreported {
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.messages += 1;
+        self.bytes += bytes;
+    }
+
+    pub(super) fn remove(&mut self, bytes: usize) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Another message may be sent: one of any size.
+    pub(super) fn has_room(self) -> bool {
+        self.messages < IN_FLIGHT_RECORDS_MAX && self.bytes < IN_FLIGHT_BYTES_MAX
+    }
 }
 
 /// What is settled of records at and above the floor.
@@ -251,7 +294,7 @@ impl<'c> Sender<'c> {
             RECORDS_MAX
         };
         self.open.as_ref().is_some_and(|open| {
-            let full = open.records >= records_max || open.bytes >= BYTES_MAX;
+            let full = open.records >= records_max;
             // The markers of a hole go together: no position lies between them.
             !open.midway && (full || Instant::now() >= open.due)
         })
@@ -277,8 +320,7 @@ impl<'c> Sender<'c> {
             sent: Vec::new(),
             returned: None,
             records: 0,
-            bytes: 0,
-            unreported: 0,
+            unreported: Unreported::default(),
             by_topic: HashMap::new(),
             received_mono_ms: None,
         });
@@ -305,8 +347,11 @@ impl<'c> Sender<'c> {
         };
     }
 
-    /// Sends it; alone, waits for its report too.
+    /// Sends it, once there is room; alone, waits for its report too.
     fn send(&mut self, outgoing: &Outgoing<'_>) -> Result<Flow, ForwarderError> {
+        if self.until_room() == Flow::Break {
+            return Ok(Flow::Break);
+        }
         let span = outgoing.span();
         let without_timestamp = self.verdicts.get(&span.first) == Some(&Verdict::WithoutTimestamp);
         let (Some(session), Some(open)) = (&self.session, &mut self.open) else {
@@ -332,10 +377,7 @@ impl<'c> Sender<'c> {
         // Its bounds lie below those of librdkafka's queue, so there is room.
         match session.producer.send(message, number) {
             Ok(()) => {
-                open.bytes += encoded.bytes;
-                open.unreported += 1;
-                open.sent.push((span, topic));
-                *open.by_topic.entry(topic).or_default() += 1;
+                open.add(span, topic, encoded.bytes);
             }
             Err(refused) => {
                 let code = refused.code;
@@ -428,7 +470,7 @@ impl<'c> Sender<'c> {
             }
             Class::Topic => {
                 let last = self.open.as_ref().and_then(|open| open.sent.last());
-                if let Some(topic) = last.map(|(_, topic)| *topic) {
+                if let Some(topic) = last.map(|sent| sent.topic) {
                     self.note_refused(topic, code);
                 }
                 return Ok(Flow::Break);

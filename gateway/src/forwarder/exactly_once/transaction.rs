@@ -10,7 +10,7 @@ use super::super::lane::Trouble;
 use super::super::{Flow, ForwarderError};
 use super::failure::Failure;
 use super::position::Position;
-use super::sender::{Open, POSITION_NUMBER, Sender};
+use super::sender::{Open, POSITION_NUMBER, Sender, Unreported};
 use crate::clock;
 use crate::kafka::{Class, Message, Report, TransactionClass, class};
 use crate::record::Offset;
@@ -57,11 +57,12 @@ impl Sender<'_> {
 
     fn book(&mut self, report: Report) {
         let Some(open) = &mut self.open else { return };
-        open.unreported = open.unreported.saturating_sub(1);
-        let Some(code) = report.error else { return };
         // The position's number is that of no record.
         let sent = open.sent.get(report.opaque).copied();
-        let span = sent.map(|(span, _)| span);
+        open.unreported
+            .remove(sent.map_or(0, |sent| sent.bytes as usize));
+        let Some(code) = report.error else { return };
+        let span = sent.map(|sent| sent.span);
         let trouble = match &mut open.returned {
             None => Trouble::of(code, span),
             // What is returned has its place in another log.
@@ -72,8 +73,8 @@ impl Sender<'_> {
                 trouble
             }
         };
-        if let (Class::Topic, Some((_, topic))) = (trouble.class, sent) {
-            self.note_refused(topic, code);
+        if let (Class::Topic, Some(sent)) = (trouble.class, sent) {
+            self.note_refused(sent.topic, code);
         }
         self.note(Failure::Abort(trouble));
     }
@@ -91,8 +92,21 @@ impl Sender<'_> {
         }
     }
 
+    /// Waits until another message may be sent.
+    pub(super) fn until_room(&mut self) -> Flow {
+        if self.unreported().has_room() {
+            return Flow::Continue;
+        }
+        self.until(Unreported::has_room)
+    }
+
     /// Waits until every message of the transaction is reported delivered.
     pub(super) fn until_reported(&mut self) -> Flow {
+        self.until(|unreported| unreported.messages == 0)
+    }
+
+    /// Waits for reports until `enough` have come.
+    fn until(&mut self, enough: fn(Unreported) -> bool) -> Flow {
         let began = Instant::now();
         let topic_wait = self.config.kafka.topic_wait;
         let within = topic_wait.clamp(REPORTS_WITHIN_MIN, REPORTS_WITHIN_MAX);
@@ -103,7 +117,8 @@ impl Sender<'_> {
             if self.failure.is_some() || self.stop.is_over() {
                 return Flow::Break;
             }
-            if self.unreported() == 0 {
+            let unreported = self.unreported();
+            if enough(unreported) {
                 return Flow::Continue;
             }
             if began.elapsed() >= within {
@@ -111,7 +126,7 @@ impl Sender<'_> {
                 self.note(Failure::Abort(Trouble::of(code, None)));
                 return Flow::Break;
             }
-            if self.unreported() < before {
+            if unreported.messages < before.messages {
                 pause = PAUSE_MIN;
             }
             thread::sleep(pause);
@@ -124,8 +139,10 @@ impl Sender<'_> {
         }
     }
 
-    fn unreported(&self) -> usize {
-        self.open.as_ref().map_or(0, |open| open.unreported)
+    fn unreported(&self) -> Unreported {
+        self.open
+            .as_ref()
+            .map_or_else(Unreported::default, |open| open.unreported)
     }
 
     /// Commits the open transaction, if any, with its position (E1). On [`Flow::Break`] it is still
@@ -213,7 +230,7 @@ impl Sender<'_> {
             .send_to(partition, message, POSITION_NUMBER)
         {
             Ok(()) => {
-                open.unreported += 1;
+                open.unreported.add(0);
                 Flow::Continue
             }
             Err(refused) => {
