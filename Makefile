@@ -16,7 +16,8 @@
 # guard   fails if the code on a record's path takes more instructions than the committed figures say
 # guard-accept  writes those figures anew
 # cross   edge-gateway and sensor-sim for aarch64 into dist/, without Docker (cross/README.md)
-# features  each feature of the gateway alone, and the presets, type-checked
+# features  each feature of the gateway alone, and the presets, type-checked; and the test that a gateway
+#         without any refuses what needs one. `feature-table` prints what each adds to the program.
 # footprint  memory, threads, wake-ups, growth and start of the packaged program, against budgets; nine
 #         minutes, an hour more with EDGE_GATEWAY_LONG=1
 # test-arm64  a short set of the end-to-end and fault tests with the program of `make cross`, under
@@ -30,7 +31,7 @@
 #         has left a program
 # test-deb  that package installed, fed, upgraded and removed on a Debian system under systemd, as root
 
-.PHONY: cross setup build packaged release firmware test test-long lint features footprint demo bench fuzz deb test-deb test-arm64 board test-image guard guard-check guard-accept
+.PHONY: cross setup build packaged release firmware test test-long lint features feature-table footprint demo bench fuzz deb test-deb test-arm64 board test-image guard guard-check guard-accept
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
 
@@ -75,6 +76,11 @@ features:
 	  cargo check --quiet -p edge-gateway --no-default-features --features "$$features" \
 	    || exit 1; \
 	done
+	cargo test --quiet -p edge-gateway --no-default-features --test left_out
+
+# What each of them adds, in bytes: the program built without it, a dozen times, an hour.
+feature-table:
+	tests/footprint/features.sh
 
 # The programs that the test starts lie in one directory; its own gateway is the packaged one.
 FOOTPRINT = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::sources::{Context, number};
+use super::sources::{Context, built_with, number};
 use super::tree::{Section, Value};
 use super::{Mqtt, MqttProtocol, MqttTls, Subscription, filter, units};
 
@@ -105,8 +105,7 @@ fn broker(value: &Value<'_>) -> Option<Broker> {
         "mqtt" => (false, 1883),
         "mqtts" => {
             if !cfg!(feature = "tls") {
-                let hint = "use one that was built with the switch \"tls\" (--version lists them)";
-                value.wrong("TLS is left out of this program", hint);
+                value.wrong("TLS is left out of this program", built_with("tls"));
             }
             (true, 8883)
         }

@@ -13,6 +13,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::{RDKafkaConfRes, RDKafkaType};
 
 use super::report::{Mistakes, Place};
+use super::sources::built_with;
 use super::tree::{Section, Value};
 
 /// Properties that cannot be set, and what to do instead or why.
@@ -63,6 +64,9 @@ const PATIENCE: &str = "records wait for as long as it takes, so the gateway set
 const MEMORY: &str = "memory is bounded by the gateway; what does not fit waits in the log";
 const REPORTS: &str = "the gateway needs every delivery report, so it sets it";
 const FOREIGN: &str = "code that the gateway does not know could lose records";
+
+/// In what librdkafka says of a property, or of a value, that it would have with TLS.
+const WITHOUT_TLS: &str = "OpenSSL not available at build time";
 
 /// A property and where it stands.
 pub(super) struct Property {
@@ -118,8 +122,14 @@ fn check_together(properties: &BTreeMap<String, String>, section: &Section<'_>) 
         Client::new(&client, native, producer, DefaultClientContext)
     });
     if let Err(KafkaError::ClientCreation(reason)) = made {
-        let what = format!("librdkafka refuses the properties: {reason}");
-        let hint = "check the files that they name, and that they go together";
+        let (what, hint) = if !cfg!(feature = "tls") && reason.contains("SCRAM") {
+            let what = "SASL/SCRAM is left out of this program".to_owned();
+            (what, built_with("tls"))
+        } else {
+            let what = format!("librdkafka refuses the properties: {reason}");
+            let hint = "check the files that they name, and that they go together";
+            (what, hint.to_owned())
+        };
         section.wrong(what, hint);
     }
 }
@@ -144,20 +154,27 @@ fn check(property: &Property, mistakes: &Mistakes) {
     let mut client = ClientConfig::new();
     client.set(&property.name, &property.value);
     if let Err(error) = client.create_native_config() {
-        add(
-            describe(&error).to_owned(),
-            "see CONFIGURATION.md of librdkafka for names and values",
-        );
+        let (what, hint) = describe(&error);
+        add(what.to_owned(), &hint);
     }
 }
 
-/// What librdkafka says, without the value, which its own text holds.
-fn describe(error: &KafkaError) -> &'static str {
+/// What librdkafka says, without the value, which its own text holds, and what to do.
+fn describe(error: &KafkaError) -> (&'static str, String) {
+    let hint = "see CONFIGURATION.md of librdkafka for names and values".to_owned();
     match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
-            "is not a property of librdkafka"
+            ("is not a property of librdkafka", hint)
         }
-        _ => "has a value that librdkafka refuses",
+        KafkaError::ClientConfig(_, reason, ..)
+            if !cfg!(feature = "tls") && reason.contains(WITHOUT_TLS) =>
+        {
+            (
+                "needs TLS, which is left out of this program",
+                built_with("tls"),
+            )
+        }
+        _ => ("has a value that librdkafka refuses", hint),
     }
 }
 

@@ -40,6 +40,11 @@ impl Kind {
     }
 }
 
+/// What to do about a part that is left out.
+pub(super) fn built_with(switch: &str) -> String {
+    format!("use one that was built with the switch {switch:?} (--version lists them)")
+}
+
 /// The sections `sources` and `buses`, where the file has them.
 pub(super) struct Declared<'d, 'a> {
     pub(super) sources: Option<&'d Section<'a>>,
@@ -96,9 +101,7 @@ fn source(name: &str, value: &Value<'_>, context: &mut Context<'_>) -> Option<So
         && let Some(value) = section.get("type")
     {
         let what = format!("sources of type {switch:?} are left out of this program");
-        let hint =
-            format!("use one that was built with the switch {switch:?} (--version lists them)");
-        value.wrong(what, hint);
+        value.wrong(what, built_with(switch));
     }
     let kind = match kind {
         Kind::Serial => {
