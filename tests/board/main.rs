@@ -8,6 +8,9 @@
 //! board has not acknowledged and nothing else, and the devices of the two lines, which keep what the
 //! link has not acknowledged. So what was acknowledged and lost is missing in Kafka at the end. While
 //! a plug is pulled Kafka has been paused, so that the board's disk alone has what was acknowledged.
+//!
+//! Two switches, by which the test must fail: `BOARD_IGNORES_FLUSHES=1` has the disk lie, and
+//! `BOARD_WITHOUT_SYNC=1` has the gateway acknowledge what it has not synced.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
@@ -31,8 +34,14 @@ const COMMITTED: &str = "edge_gateway_records_committed_total";
 const BUFFERED: &str = "edge_gateway_buffer_records";
 const UNIT: &str = "edge-gateway.service";
 const PULLS: u32 = 10;
+/// Where the test is to fail: a gateway that does not sync leaves the disk little to do, so the cut comes
+/// after few operations, and what is missing is missing after one.
+const PULLS_WITHOUT_SYNC: u32 = 1;
+const OPERATIONS_WITHOUT_SYNC: u64 = 20;
 /// So many records at least are acknowledged and not in Kafka when the plug is pulled under load.
 const ON_DISK_ALONE: f64 = 200.0;
+/// Then the power fails within so many operations of the disk.
+const OPERATIONS: u64 = 1500;
 /// What udev calls QEMU's adapter by the package's rule.
 const USB_TTY: &str = "/dev/edge-gateway/0403-6001-A10ABCDE-00";
 const SOURCES: [&str; 3] = ["city", "press", "panel"];
@@ -87,6 +96,36 @@ fn the_disk_forgets_what_is_not_flushed(board: &mut ArmBoard) {
     let after = board.run(&both);
     println!("flushed and unflushed: {before} before the power cut, {after} after it");
     assert_eq!((before.as_str(), after.as_str()), ("newnew", "newold"));
+}
+
+fn is_set(switch: &str) -> bool {
+    std::env::var_os(switch).is_some_and(|value| value == "1")
+}
+
+fn is_without_sync() -> bool {
+    is_set("BOARD_WITHOUT_SYNC")
+}
+
+/// The gateway's calls for syncing return at once, from its first start on.
+fn take_sync_away(board: &mut ArmBoard) {
+    let script = r#"built="$(mktemp)"; trap 'rm "$built"' EXIT
+        aarch64-linux-gnu-gcc -Wall -Wextra -Werror -Os -shared -nostdlib -s \
+            -Wl,-z,max-page-size=4096 -o "$built" tests/board/unsynced.c
+        gzip -c "$built" | base64 -w0"#;
+    let output = Command::new("sh")
+        .args(["-euc", script])
+        .current_dir(root())
+        .output();
+    let output = output.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let library = String::from_utf8(output.stdout).unwrap();
+    board.run(&format!(
+        "mkdir -p /usr/local/lib /etc/systemd/system/{UNIT}.d
+         echo {library} | base64 -d | gzip -d > /usr/local/lib/unsynced.so
+         printf '%s\\n' '[Service]' Environment=LD_PRELOAD=/usr/local/lib/unsynced.so \
+             > /etc/systemd/system/{UNIT}.d/unsynced.conf"
+    ));
 }
 
 /// Once on the flash before the first pull; what a technician does not wait for is not tested here.
@@ -199,7 +238,12 @@ fn pull(board: &mut ArmBoard, round: u32, kafka: &Kafka, random: &mut Random) {
             waiting = board.metric(BUFFERED, &[]).unwrap_or(0.0);
             waiting >= ON_DISK_ALONE
         });
-        board.arm(1 + random.below(1500), kept, random.number());
+        let operations = if is_without_sync() {
+            OPERATIONS_WITHOUT_SYNC
+        } else {
+            OPERATIONS
+        };
+        board.arm(1 + random.below(operations), kept, random.number());
         format!("{found}; under load")
     };
     board.pull_plug(|board| waiting = board.metric(BUFFERED, &[]).unwrap_or(waiting));
@@ -221,6 +265,7 @@ fn a_board_whose_plug_is_pulled_ten_times_loses_nothing_that_was_acknowledged() 
         package: package(),
         usb_line: dir.path().join("press"),
         virtio_line: dir.path().join("panel"),
+        ignores_flushes: is_set("BOARD_IGNORES_FLUSHES"),
     };
     let package_bytes = parts.package.metadata().unwrap().len();
     let press = devices(&parts.usb_line, 1);
@@ -231,6 +276,12 @@ fn a_board_whose_plug_is_pulled_ten_times_loses_nothing_that_was_acknowledged() 
     board.switch_on();
     println!("first boot: {:.0?}", board.wait_up());
     the_disk_forgets_what_is_not_flushed(&mut board);
+    let pulls = if is_without_sync() {
+        take_sync_away(&mut board);
+        PULLS_WITHOUT_SYNC
+    } else {
+        PULLS
+    };
     let bootstrap = kafka.bootstrap_in_guest();
     install(&mut board, broker.port(), &bootstrap, package_bytes);
     board.wait_ready();
@@ -243,17 +294,19 @@ fn a_board_whose_plug_is_pulled_ten_times_loses_nothing_that_was_acknowledged() 
 
     println!("| pull | when | kept of what was not flushed | not delivered when last asked |");
     println!("|---|---|---|---|");
-    for round in 1..=PULLS {
+    for round in 1..=pulls {
         pull(&mut board, round, &kafka, &mut random);
     }
     println!("{}", switch_on(&mut board));
     for sim in [&city, &press, &panel] {
         sim.stop_sending();
     }
+    // What is to be missing is not waited for that long.
+    let arrives_within = if is_without_sync() { SOON / 5 } else { SOON };
     let mut oracle = Oracle::new(&kafka.bootstrap(), &SOURCES);
     for (topic, sim) in SOURCES.into_iter().zip([city, press, panel]) {
         let report = sim.finish(SOON);
-        let counts = oracle.expect_all(topic, report.sent, SOON);
+        let counts = oracle.expect_all(topic, report.sent, arrives_within);
         println!("{topic}: {report:?}, in Kafka {counts:?}");
     }
     board.run(&format!("systemctl stop {UNIT}"));

@@ -41,6 +41,8 @@ pub struct Parts {
     pub usb_line: PathBuf,
     /// The line at the virtio console.
     pub virtio_line: PathBuf,
+    /// QEMU keeps the guest's flushes to itself, as a disk that lies does: a test is to fail then.
+    pub ignores_flushes: bool,
 }
 
 /// A board, switched on or not.
@@ -251,7 +253,13 @@ impl ArmBoard {
                 self.console().display()
             ))
             .args(["-serial", "chardev:console"]);
-        drive(&mut command, "disk", &self.disk_image(), "file.locking=off");
+        // What the guest flushes QEMU flushes: `writeback` is the mode of a disk with a cache.
+        let cache = if self.parts.ignores_flushes {
+            "file.locking=off,cache=unsafe"
+        } else {
+            "file.locking=off,cache=writeback"
+        };
+        drive(&mut command, "disk", &self.disk_image(), cache);
         drive(&mut command, "package", &self.parts.package, "readonly=on");
         command.args(["-device", "virtio-net-pci,netdev=net,romfile=", "-netdev"]);
         command.arg(format!(
@@ -285,12 +293,11 @@ impl Drop for ArmBoard {
     }
 }
 
-/// What the guest flushes QEMU flushes: `cache=writeback` is the mode of a disk with a cache.
 fn drive(command: &mut Command, name: &str, file: &Path, more: &str) {
     let file = file.display();
-    command.arg("-drive").arg(format!(
-        "if=none,id={name},format=raw,cache=writeback,file={file},{more}"
-    ));
+    command
+        .arg("-drive")
+        .arg(format!("if=none,id={name},format=raw,file={file},{more}"));
     command.arg("-device").arg(format!(
         "virtio-blk-pci,drive={name},serial={name},discard=off,write-zeroes=off"
     ));
