@@ -32,10 +32,14 @@ run() {
   cargo test -p system-tests --test "$target" -- --exact --include-ignored "$@" "${options[@]}"
 }
 
-# A serial line, noisy, on a pseudo-terminal; MQTT at QoS 0, 1 and 2.
+# A serial line, noisy, on a pseudo-terminal; MQTT at QoS 0, 1 and 2; TLS, of which the OpenSSL that is
+# linked in has what these take and little more (cross/openssl-perl).
 run e2e \
   serial::acknowledged_frames_of_many_devices_arrive_over_a_noisy_line \
-  mqtt::mqtt_5_arrives_at_every_quality_of_service
+  mqtt::mqtt_5_arrives_at_every_quality_of_service \
+  tls::mqtts_with_a_client_certificate_arrives \
+  tls::a_broker_of_an_unknown_authority_is_not_connected_to \
+  tls::kafka_over_tls_and_scram_with_the_password_in_a_file_arrives
 # An outage of Kafka; SIGKILL and reopening, with both kinds of source; exactly once; one log, read
 # and continued by the x86-64 and the arm64 program in turn.
 run faults \

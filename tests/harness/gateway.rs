@@ -383,6 +383,12 @@ pub fn under_test() -> Command {
     command
 }
 
+/// Whether the program under test runs on an emulator, which takes it ten times as long to start.
+#[must_use]
+pub fn is_emulated() -> bool {
+    std::env::var_os(RUNNER).is_some_and(|runner| !runner.is_empty())
+}
+
 /// The program beside the test, whatever is under test.
 ///
 /// # Panics
