@@ -103,7 +103,7 @@ fn configure(machine: &Machine, mqtt: &str, kafka: &str, http_port: u16) {
 
 fn install(machine: &Machine, version: &str) -> String {
     machine.run(&format!(
-        "dpkg --force-confdef --force-confold -i /debs/edge-gateway_{version}_*.deb 2>&1"
+        "dpkg --force-confdef --force-confold -i /debs/edge-gateway_{version}_$(dpkg --print-architecture).deb 2>&1"
     ))
 }
 
