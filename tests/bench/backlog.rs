@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use clap::Args;
 use edge_gateway::commit_log::fs::RealFs;
-use edge_gateway::commit_log::{AppendError, CommitLog, Cursor, Item};
+use edge_gateway::commit_log::{CommitLog, Cursor, Item};
 use edge_gateway::record::Offset;
 use serde::{Deserialize, Serialize};
 
@@ -302,16 +302,7 @@ fn fill_up(fill: &Fill) -> Result<u64, BenchError> {
     let mut last = Offset::ZERO;
     while log.stats().disk_bytes < bytes {
         for _ in 0..LOOK_EVERY {
-            let record = telemetry.record();
-            last = loop {
-                match log.append(&record) {
-                    Ok(offset) => break offset,
-                    Err(AppendError::Full) => driver::synced(&log, log.progress().synced)?,
-                    Err(error @ (AppendError::TooLarge { .. } | AppendError::Closed)) => {
-                        return Err(error.into());
-                    }
-                }
-            };
+            last = driver::append(&log, &telemetry.record())?;
         }
     }
     driver::synced(&log, last)?;

@@ -15,9 +15,9 @@ use std::time::Duration;
 use edge_gateway::clock::{Clock, Moment, SystemClock};
 use edge_gateway::commit_log::fs::RealFs;
 use edge_gateway::commit_log::{
-    CommitLog, CommitReport, Compression, Condition, Observer, Options, Progress,
+    AppendError, CommitLog, CommitReport, Compression, Condition, Observer, Options, Progress,
 };
-use edge_gateway::record::Offset;
+use edge_gateway::record::{NewRecord, Offset};
 
 use crate::error::BenchError;
 use crate::telemetry::Telemetry;
@@ -220,6 +220,19 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.gate.change(|inner| inner.closing = true);
         self.log.close();
+    }
+}
+
+/// Appends a record, waiting for room.
+pub(crate) fn append(log: &CommitLog, record: &NewRecord<'_>) -> Result<Offset, BenchError> {
+    loop {
+        match log.append(record) {
+            Err(AppendError::Full) => synced(log, log.progress().synced)?,
+            Err(error @ (AppendError::TooLarge { .. } | AppendError::Closed)) => {
+                return Err(error.into());
+            }
+            Ok(offset) => return Ok(offset),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod commits;
 mod disk;
 mod driver;
 mod error;
+mod frames;
 mod guard;
 mod link;
 mod machine;

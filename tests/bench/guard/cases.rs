@@ -16,13 +16,12 @@ use edge_gateway::forwarder::parking::Parking;
 use edge_gateway::forwarder::{ForwarderContext, rehearse};
 use edge_gateway::metrics::Metrics;
 use edge_gateway::pulse::Pulse;
-use firmware_shim::decoder::{Decoder, Outcome};
-use firmware_shim::frame::{self, FRAME_BYTES_MAX, Header, Kind};
 use tempfile::TempDir;
 
 use super::publishes;
 use crate::driver::{self, Deaf, Driver};
 use crate::error::BenchError;
+use crate::frames;
 
 /// Records of one go.
 const RECORDS: usize = 8192;
@@ -30,7 +29,6 @@ const RECORDS: usize = 8192;
 const COMMIT_RECORDS: usize = 512;
 const BYTES_MAX: u64 = 256 << 20;
 const SHIM_PAYLOAD_BYTES: usize = 64;
-const SHIM_READ_BYTES: usize = 2048;
 
 /// A part of a record's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -156,44 +154,17 @@ fn forward(dir: &Path, times: u64) -> Result<(), BenchError> {
 fn shim_decode(times: u64) -> Result<(), BenchError> {
     let mut stream = Vec::new();
     for sequence in 0..RECORDS as u32 {
-        let header = Header {
-            kind: Kind::Opaque,
-            address: 1,
-            session: 1,
-            sequence,
-            backlog: 0,
-        };
         let payload: [u8; SHIM_PAYLOAD_BYTES] =
             std::array::from_fn(|at| (sequence as usize * 31 + at * 7) as u8);
-        let mut out = [0; FRAME_BYTES_MAX];
-        let used = frame::encode(header, &payload, &mut out).expect("the largest frame fits");
-        stream.extend_from_slice(&out[..used]);
+        frames::encode(sequence, &payload, &mut stream);
     }
-    let mut decoder: Decoder = Decoder::new();
-    let mut frames = 0;
     for _ in 0..times {
-        for mut rest in stream.chunks(SHIM_READ_BYTES) {
-            while !rest.is_empty() {
-                let (taken, outcome) = decoder.take(rest);
-                match outcome {
-                    Outcome::Pending | Outcome::Rejected(_) => {}
-                    Outcome::Frame(frame) => {
-                        black_box(frame.payload);
-                        frames += 1;
-                    }
-                }
-                rest = &rest[taken..];
-            }
+        let (expected, found) = (RECORDS as u64, frames::decode(&stream));
+        if found != expected {
+            return Err(BenchError::Lost { expected, found });
         }
     }
-    let expected = RECORDS as u64 * times;
-    match frames == expected {
-        true => Ok(()),
-        false => Err(BenchError::Lost {
-            expected,
-            found: frames,
-        }),
-    }
+    Ok(())
 }
 
 /// Longer than any case takes under valgrind.

@@ -3,17 +3,13 @@
 //! Streams of 4 MiB, taken 2 KiB at a time as the gateway reads a port. A sample is the best of
 //! several runs: on a shared machine the others measure the neighbours.
 
-use std::hint::black_box;
 use std::time::Instant;
 
-use firmware_shim::decoder::{Decoder, Outcome};
-use firmware_shim::frame::{self, Header, Kind};
-
 use crate::error::BenchError;
+use crate::frames;
 use crate::report::{Report, Target};
 
 const STREAM_BYTES: usize = 4 << 20;
-const READ_BYTES: usize = 2048;
 const RUNS: usize = 9;
 const CLEAN_MB_PER_SECOND_MIN: f64 = 400.0;
 /// Noise may cost four times as much.
@@ -72,17 +68,7 @@ fn clean(payload_bytes: usize) -> Clean {
     let mut stream = Vec::new();
     let mut sequence = 0;
     while stream.len() < STREAM_BYTES {
-        let header = Header {
-            kind: Kind::Opaque,
-            address: 0,
-            session: 1,
-            sequence,
-            backlog: 0,
-        };
-        let mut out = [0; frame::FRAME_BYTES_MAX];
-        let payload = random.bytes(payload_bytes);
-        let used = frame::encode(header, &payload, &mut out).expect("the largest frame fits");
-        stream.extend_from_slice(&out[..used]);
+        frames::encode(sequence, &random.bytes(payload_bytes), &mut stream);
         sequence += 1;
     }
     Clean {
@@ -97,28 +83,8 @@ fn speed(stream: &[u8]) -> (f64, u64) {
     let mut frames = 0;
     for _ in 0..RUNS {
         let began = Instant::now();
-        frames = decode(stream);
+        frames = frames::decode(stream);
         fastest = fastest.min(began.elapsed().as_secs_f64());
     }
     (stream.len() as f64 / fastest / 1e6, frames)
-}
-
-fn decode(stream: &[u8]) -> u64 {
-    let mut decoder: Decoder = Decoder::new();
-    let mut frames = 0;
-    for read in stream.chunks(READ_BYTES) {
-        let mut rest = read;
-        while !rest.is_empty() {
-            let (taken, outcome) = decoder.take(rest);
-            match outcome {
-                Outcome::Pending | Outcome::Rejected(_) => {}
-                Outcome::Frame(frame) => {
-                    black_box(frame.payload);
-                    frames += 1;
-                }
-            }
-            rest = &rest[taken..];
-        }
-    }
-    frames
 }

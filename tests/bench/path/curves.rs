@@ -53,7 +53,7 @@ struct Points {
 }
 
 fn measure(world: &World<'_>, rounds: usize, curve: &Curve) -> Result<String, BenchError> {
-    let mut cluster = Cluster::apache();
+    let cluster = Cluster::apache();
     let bootstrap = cluster.bootstrap();
     let mut samples: Vec<Vec<Vec<Measured>>> =
         vec![vec![Vec::new(); curve.millis.len()]; RATES.len()];
@@ -61,7 +61,7 @@ fn measure(world: &World<'_>, rounds: usize, curve: &Curve) -> Result<String, Be
         for (rate, of_rate) in RATES.iter().zip(&mut samples) {
             for (millis, of_value) in curve.millis.iter().zip(of_rate) {
                 eprintln!("{} = {millis} ms, {rate}/s, round {round}", curve.name);
-                let topic = cluster.topic(&format!("{rate}-{millis}-{round}"));
+                let topic = cluster.topic();
                 let line = format!("{} = \"{millis} ms\"", curve.name);
                 let (buffer_lines, kafka_lines) = match curve.of_buffer {
                     true => (line.as_str(), ""),

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use edge_gateway::commit_log::CommitLog;
+use edge_gateway::commit_log::Options;
 use edge_gateway::commit_log::fs::RealFs;
-use edge_gateway::commit_log::{AppendError, Options};
 use edge_gateway::record::{NewRecord, Offset, Origin, PayloadKind, SourceName};
 use edge_gateway::state::GatewayState;
 use system_tests::gateway::{Gateway, Settings};
@@ -47,6 +47,14 @@ pub(super) fn data_dir(on: &Path) -> Result<TempDir, BenchError> {
     TempDir::new_in(on).map_err(BenchError::io("make the gateway's directory"))
 }
 
+/// A gateway without sources; `more` are lines of the section `[buffer]`.
+pub(super) fn without_sources(kafka: (&str, &str), data: &Path, more: &str) -> Settings {
+    let (bootstrap, topic) = kafka;
+    Settings::new(bootstrap, topic)
+        .data_dir(data)
+        .section(&format!("[buffer]\nbytes_max = \"4 GiB\"\n{more}"))
+}
+
 /// A gateway with so many sources at the broker `url`; `more` are lines of the section `[buffer]`.
 pub(super) fn settings(
     kafka: (&str, &str),
@@ -55,11 +63,8 @@ pub(super) fn settings(
     data: &Path,
     more: &str,
 ) -> Settings {
-    let (bootstrap, topic) = kafka;
-    let settings = Settings::new(bootstrap, topic)
-        .data_dir(data)
-        .section(&format!("[buffer]\nbytes_max = \"4 GiB\"\n{more}"))
-        .route("load/+/city/{district}/air/{device}", topic, "{device}");
+    let pattern = "load/+/city/{district}/air/{device}";
+    let settings = without_sources(kafka, data, more).route(pattern, kafka.1, "{device}");
     (0..sources).fold(settings, |settings, source| {
         let filter = format!("load/{source}/#");
         settings.mqtt(&format!("load-{source}"), url, (&filter, 1), "")
@@ -100,15 +105,7 @@ pub(super) fn fill(data: &Path, records: u64) -> Result<(), BenchError> {
             received: edge_gateway::clock::now(),
             payload,
         };
-        last = loop {
-            match log.append(&record) {
-                Ok(offset) => break offset,
-                Err(AppendError::Full) => driver::synced(&log, log.progress().synced)?,
-                Err(error @ (AppendError::TooLarge { .. } | AppendError::Closed)) => {
-                    return Err(error.into());
-                }
-            }
-        };
+        last = driver::append(&log, &record)?;
     }
     driver::synced(&log, last)?;
     log.close();

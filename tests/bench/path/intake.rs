@@ -17,8 +17,7 @@ const CPU_MAX: f64 = 1.8;
 
 /// Adds a sample of each figure.
 pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), BenchError> {
-    let ceiling = ceiling(world)?;
-    let measured = measured(world)?;
+    let (measured, ceiling) = world.in_turn(|| measured(world), || ceiling(world))?;
     let asked = Asked {
         what: "MQTT to the log".to_owned(),
         ceiling: "bare client",

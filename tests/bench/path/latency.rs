@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord};
 
 use super::load::{self, Load, Pace, Publisher, TIME_DIGITS};
 use super::steady::{Latencies, Receiver, Steady, Window, failed};
-use super::{Cluster, RSS_MIB_MAX, World, bare, mosquitto};
+use super::{Cluster, RSS, RSS_MIB_MAX, World, bare, mosquitto};
 use crate::error::BenchError;
 use crate::report::{Report, Target};
 use crate::telemetry;
@@ -30,11 +30,11 @@ const PAUSE: Duration = Duration::from_micros(300);
 
 /// Adds a sample of each figure.
 pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), BenchError> {
-    let mut cluster = Cluster::apache();
+    let cluster = Cluster::apache();
     let bootstrap = cluster.bootstrap();
     for rate in RATES {
-        let alone = cluster.topic(&format!("alone-{rate}"));
-        let through = cluster.topic(&format!("through-{rate}"));
+        let alone = cluster.topic();
+        let through = cluster.topic();
         let mqtt = mqtt_alone(world, rate)?;
         let kafka = kafka_alone(world, rate, (&bootstrap, &alone))?;
         let steady = Steady {
@@ -60,13 +60,14 @@ pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), Benc
             report.add(&format!("{rate}/s: {what}"), decimals, target, sample);
         };
         let none = Target::None;
+        add("records/s", 0, none, whole.per_second);
         add("CPU-seconds a million", 1, none, whole.cpu_per_million);
         let switches = whole.switches_per_record;
         add("context switches a record", 2, none, switches);
         let written = whole.written_per_record;
-        add("bytes a record to the log's files", 0, none, written);
+        add("bytes a record to the disk", 0, none, written);
         let rss = Target::AtMost(RSS_MIB_MAX);
-        add("RSS, MiB", 1, rss, whole.rss_mib);
+        add(RSS, 1, rss, whole.rss_mib);
     }
     Ok(())
 }
@@ -74,7 +75,7 @@ pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), Benc
 /// From a publisher to a subscriber.
 fn mqtt_alone(world: &World<'_>, rate: f64) -> Result<Latencies, BenchError> {
     let broker = mosquitto();
-    let times = world.times();
+    let times = world.times_at(rate);
     let subscriber = Subscriber::connect(broker.port());
     let mut subscriber = subscriber.map_err(BenchError::io("subscribe"))?;
     let window = Window::after(times.warm_up);
@@ -168,7 +169,7 @@ fn kafka_alone(
     let producer: BaseProducer = kafka::properties(&config, Mode::Streaming)
         .create()
         .map_err(|error| failed("the producer", &error))?;
-    let times = world.times();
+    let times = world.times_at(rate);
     let window = Window::after(times.warm_up);
     let receiver = Receiver::consume(bootstrap, topic, window)?;
     let messages = telemetry::messages(Load::USUAL.devices, Load::USUAL.payload_bytes);

@@ -11,15 +11,18 @@ mod drain;
 mod gateway;
 mod intake;
 mod latency;
+mod lines;
 mod load;
 mod plot;
 mod run;
 mod scaling;
+mod soak;
 mod steady;
 mod syscalls;
 mod through;
 mod usage;
 
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,10 +40,10 @@ use run::{Measured, Times};
 
 /// As many as the real Kafka's topics and the mock cluster's have.
 const PARTITIONS: u16 = 8;
-const TOPIC: &str = "telemetry";
 
 /// The gateway's memory, in each of the measurements.
 const RSS_MIB_MAX: f64 = 40.0;
+const RSS: &str = "most memory (RSS), MiB";
 
 /// Which figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,8 +58,12 @@ enum Figures {
     Latency,
     /// Many devices, many sources, large payloads
     Scaling,
+    /// Shim frames over sixteen lines
+    Lines,
     /// System calls a record
     Syscalls,
+    /// Memory over ten minutes; in the first round alone
+    Soak,
 }
 
 /// What to measure of the path.
@@ -84,13 +91,20 @@ pub(crate) fn draw(
     on: &Path,
     (rounds, short): (usize, bool),
 ) -> Result<(), BenchError> {
-    curves::draw(&World { on, short }, rounds, dir)
+    let world = World {
+        on,
+        short,
+        round: 1,
+    };
+    curves::draw(&world, rounds, dir)
 }
 
 /// What a round has at hand.
 struct World<'a> {
     on: &'a Path,
     short: bool,
+    /// From 1 on.
+    round: usize,
 }
 
 impl World<'_> {
@@ -99,6 +113,31 @@ impl World<'_> {
             warm_up: Duration::from_secs(self.either(2, 1)),
             measured: Duration::from_secs(self.either(8, 4)),
         }
+    }
+
+    /// The times at a steady rate: long enough for two thousand messages, of which the slowest
+    /// thousandth is more than one.
+    fn times_at(&self, rate: f64) -> Times {
+        let Times { warm_up, measured } = self.times();
+        let enough = Duration::from_secs_f64(self.either(2_000.0, 0.0) / rate);
+        Times {
+            warm_up,
+            measured: measured.max(enough),
+        }
+    }
+
+    /// Does one thing, then the other: in every second round the other way about, so that neither
+    /// always has the machine that the other left.
+    fn in_turn<T>(
+        &self,
+        one: impl FnOnce() -> Result<T, BenchError>,
+        other: impl FnOnce() -> Result<T, BenchError>,
+    ) -> Result<(T, T), BenchError> {
+        if self.round.is_multiple_of(2) {
+            let other = other()?;
+            return Ok((one()?, other));
+        }
+        Ok((one()?, other()?))
     }
 
     /// What goes for a full run, or a short one.
@@ -114,9 +153,9 @@ pub(crate) fn measure(
     (rounds, short): (usize, bool),
     report: &mut Report,
 ) -> Result<(), BenchError> {
-    let world = World { on, short };
     let asked = |figures| arguments.only.is_empty() || arguments.only.contains(&figures);
     for round in 1..=rounds {
+        let world = World { on, short, round };
         for figures in Figures::value_variants() {
             if asked(*figures) {
                 let name = figures.to_possible_value().expect("none is hidden");
@@ -127,7 +166,10 @@ pub(crate) fn measure(
                     Figures::Through => through::measure(&world, report)?,
                     Figures::Latency => latency::measure(&world, report)?,
                     Figures::Scaling => scaling::measure(&world, report)?,
+                    Figures::Lines => lines::measure(&world, report)?,
                     Figures::Syscalls => syscalls::measure(&world, report)?,
+                    Figures::Soak if round == 1 => soak::measure(&world, report)?,
+                    Figures::Soak => {}
                 }
             }
         }
@@ -146,44 +188,58 @@ fn mosquitto() -> Mosquitto {
 }
 
 /// A cluster of one broker.
-enum Cluster {
+struct Cluster {
+    broker: Broker,
+    topics: Cell<u32>,
+}
+
+enum Broker {
     Apache(Kafka),
-    Mock(MockKafka),
+    Mock(RefCell<MockKafka>),
 }
 
 impl Cluster {
     fn apache() -> Self {
-        Self::Apache(Kafka::start())
+        Self::of(Broker::Apache(Kafka::start()))
     }
 
     fn mock() -> Self {
         let mut mock = MockKafka::start();
         // Apache Kafka has it made by the gateway.
         mock.create_topic("edge-gateway.offsets", 1);
-        Self::Mock(mock)
+        Self::of(Broker::Mock(RefCell::new(mock)))
+    }
+
+    fn of(broker: Broker) -> Self {
+        Self {
+            broker,
+            topics: Cell::new(0),
+        }
     }
 
     fn name(&self) -> &'static str {
-        match self {
-            Self::Apache(_) => "Apache Kafka",
-            Self::Mock(_) => "mock cluster",
+        match self.broker {
+            Broker::Apache(_) => "Apache Kafka",
+            Broker::Mock(_) => "mock cluster",
         }
     }
 
     fn bootstrap(&self) -> String {
-        match self {
-            Self::Apache(kafka) => kafka.bootstrap(),
-            Self::Mock(mock) => mock.bootstrap().to_owned(),
+        match &self.broker {
+            Broker::Apache(kafka) => kafka.bootstrap(),
+            Broker::Mock(mock) => mock.borrow().bootstrap().to_owned(),
         }
     }
 
-    /// Creates a topic.
-    fn topic(&mut self, name: &str) -> String {
-        match self {
-            Self::Apache(kafka) => kafka.create_topic(name, i32::from(PARTITIONS), &[]),
-            Self::Mock(mock) => mock.create_topic(name, PARTITIONS),
+    /// Creates a topic that nobody has used yet. All names are of the same length.
+    fn topic(&self) -> String {
+        let number = self.topics.replace(self.topics.get() + 1);
+        let name = format!("telemetry-{number:03}");
+        match &self.broker {
+            Broker::Apache(kafka) => kafka.create_topic(&name, i32::from(PARTITIONS), &[]),
+            Broker::Mock(mock) => mock.borrow_mut().create_topic(&name, PARTITIONS),
         }
-        name.to_owned()
+        name
     }
 }
 
@@ -223,6 +279,6 @@ impl Asked {
             row(format!("{of}context switches a record"), 3, none, switches);
         }
         let rss = Target::AtMost(RSS_MIB_MAX);
-        row("RSS, MiB".to_owned(), 1, rss, measured.rss_mib());
+        row(RSS.to_owned(), 1, rss, measured.rss_mib());
     }
 }

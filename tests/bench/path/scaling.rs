@@ -4,7 +4,7 @@
 
 use super::load::Load;
 use super::through::{self, Case};
-use super::{Cluster, RSS_MIB_MAX, World};
+use super::{Cluster, RSS, RSS_MIB_MAX, World};
 use crate::error::BenchError;
 use crate::report::{Report, Target};
 
@@ -66,7 +66,7 @@ struct Row {
 fn scale(world: &World<'_>, rows: &[Row], report: &mut Report) -> Result<(), BenchError> {
     let mut smallest = None;
     for row in rows {
-        let measured = through::measured(world, Cluster::mock(), row.case)?;
+        let measured = through::measured(world, &Cluster::mock(), row.case)?;
         let units = row.bytes.unwrap_or(1) as f64;
         let cost = measured.cpu_per_million() / units;
         let Row { name, unit, .. } = row;
@@ -82,7 +82,7 @@ fn scale(world: &World<'_>, rows: &[Row], report: &mut Report) -> Result<(), Ben
         let cpu = measured.cpu_per_million();
         add("CPU-seconds a million", 2, Target::None, cpu);
         let rss = Target::AtMost(RSS_MIB_MAX);
-        add("RSS, MiB", 1, rss, measured.rss_mib());
+        add(RSS, 1, rss, measured.rss_mib());
     }
     Ok(())
 }

@@ -23,7 +23,6 @@ use crate::error::BenchError;
 const POLL: Duration = Duration::from_millis(20);
 /// How long messages may be on their way when it is over.
 const TRAILING: Duration = Duration::from_millis(500);
-const DISK_WRITTEN: &str = "edge_gateway_disk_written_bytes_total";
 
 /// Times from sending to arrival, in milliseconds.
 #[derive(Clone, Debug, Default)]
@@ -113,7 +112,8 @@ impl Receiver {
     }
 }
 
-fn consumer(bootstrap: &str, topic: &str) -> Result<BaseConsumer, BenchError> {
+/// A consumer of all of a topic.
+pub(super) fn consumer(bootstrap: &str, topic: &str) -> Result<BaseConsumer, BenchError> {
     let made = || {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", bootstrap)
@@ -153,10 +153,11 @@ pub(super) struct Steady<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     pub(super) latencies: Latencies,
+    pub(super) per_second: f64,
     pub(super) cpu_per_million: f64,
     pub(super) switches_per_record: f64,
     pub(super) rss_mib: f64,
-    /// To the files of the log.
+    /// To the disk, in whole pages, without the file system's own.
     pub(super) written_per_record: f64,
 }
 
@@ -179,7 +180,7 @@ impl Steady<'_> {
         let settings =
             gateway::settings(self.kafka, &broker.url(), 1, data.path(), self.buffer_lines);
         let gateway = Gateway::start_ready(&settings.kafka(self.kafka_lines));
-        let times = world.times();
+        let times = world.times_at(self.rate);
         let window = Window::after(times.warm_up);
         let receiver = Receiver::consume(bootstrap, topic, window)?;
         let pace = Pace::PerSecond {
@@ -200,9 +201,9 @@ impl Steady<'_> {
 }
 
 struct Counts {
+    at: Instant,
     usage: Usage,
     committed: f64,
-    written: f64,
 }
 
 impl Counts {
@@ -212,22 +213,24 @@ impl Counts {
             gateway.metric(name, &[]).ok_or_else(silent)
         };
         Ok(Self {
+            at: Instant::now(),
             usage: Usage::of(&gateway.id().to_string())?,
             committed: count(gateway::COMMITTED)?,
-            written: count(DISK_WRITTEN)?,
         })
     }
 
     fn since(&self, before: &Self, latencies: Latencies) -> Measured {
         let records = self.committed - before.committed;
         let cpu_seconds = self.usage.cpu_seconds - before.usage.cpu_seconds;
+        let written = self.usage.written_bytes - before.usage.written_bytes;
         let switches = (self.usage.switches - before.usage.switches) as f64;
         Measured {
             latencies,
+            per_second: records / (self.at - before.at).as_secs_f64(),
             cpu_per_million: cpu_seconds * 1e6 / records,
             switches_per_record: switches / records,
             rss_mib: self.usage.rss_kib as f64 / 1024.0,
-            written_per_record: (self.written - before.written) / records,
+            written_per_record: written as f64 / records,
         }
     }
 }

@@ -6,7 +6,7 @@ use system_tests::gateway::Gateway;
 
 use super::gateway::COMMITTED;
 use super::steady::Steady;
-use super::{Cluster, TOPIC, World};
+use super::{Cluster, World};
 use crate::error::BenchError;
 use crate::report::{Report, Target};
 
@@ -17,8 +17,8 @@ const SECONDS: &str = "3";
 /// Adds a sample at each rate.
 pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), BenchError> {
     for rate in RATES {
-        let mut cluster = Cluster::mock();
-        let topic = cluster.topic(TOPIC);
+        let cluster = Cluster::mock();
+        let topic = cluster.topic();
         let steady = Steady {
             rate,
             kafka: (&cluster.bootstrap(), &topic),

@@ -12,7 +12,7 @@ use super::bare::{Bare, Running, Task};
 use super::gateway::{self, Counted, DELIVERED};
 use super::load::{Load, Pace, Publisher};
 use super::run::{self, Measured, Subject};
-use super::{Asked, Cluster, TOPIC, World, drain, intake, mosquitto};
+use super::{Asked, Cluster, World, drain, intake, mosquitto};
 use crate::error::BenchError;
 use crate::report::{Report, Target};
 
@@ -25,11 +25,13 @@ const CPU_MAX: f64 = 1.5;
 /// Adds a sample of each figure, with each cluster.
 pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), BenchError> {
     for start in [Cluster::apache, Cluster::mock] {
-        let ceiling = ceiling(world, start())?;
+        let cluster = drain::warm(start)?;
         let client = intake::ceiling(world)?;
-        let records = world.either(drain::RECORDS, drain::RECORDS_SHORT);
-        let producer = drain::ceiling(start(), Task::Kafka, records)?;
-        let cluster = start();
+        let producer = drain::ceiling(
+            (&cluster, &cluster.topic()),
+            Task::Kafka,
+            drain::records(world),
+        )?;
         let asked = Asked {
             what: format!("MQTT to Kafka, {}", cluster.name()),
             ceiling: "bare loop",
@@ -40,7 +42,10 @@ pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), Benc
             load: Load::USUAL,
             sources: 1,
         };
-        let measured = measured(world, cluster, case)?;
+        let (measured, ceiling) = world.in_turn(
+            || measured(world, &cluster, case),
+            || ceiling(world, &cluster),
+        )?;
         asked.add(&measured, &ceiling, report);
         let added = client.cpu_per_million() + producer.cpu_per_million();
         let what = format!(
@@ -53,12 +58,11 @@ pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), Benc
     Ok(())
 }
 
-fn ceiling(world: &World<'_>, mut cluster: Cluster) -> Result<Measured, BenchError> {
-    let topic = cluster.topic(TOPIC);
+fn ceiling(world: &World<'_>, cluster: &Cluster) -> Result<Measured, BenchError> {
     let broker = mosquitto();
     let bare = Bare::new(Task::Both)
         .mqtt(broker.port())
-        .kafka(&cluster.bootstrap(), &topic);
+        .kafka(&cluster.bootstrap(), &cluster.topic());
     let bare = Running::start(&bare)?;
     bare.wait_ready();
     loaded(world, &broker, &bare, Load::USUAL, 1)
@@ -74,10 +78,10 @@ pub(super) struct Case {
 /// The gateway with everything around it, at its highest rate.
 pub(super) fn measured(
     world: &World<'_>,
-    mut cluster: Cluster,
+    cluster: &Cluster,
     case: Case,
 ) -> Result<Measured, BenchError> {
-    let topic = cluster.topic(TOPIC);
+    let topic = cluster.topic();
     let broker = mosquitto();
     let data = gateway::data_dir(world.on)?;
     let bootstrap = cluster.bootstrap();

@@ -19,9 +19,10 @@ use crate::error::BenchError;
 
 /// Sent between two looks at what was delivered.
 const SENT_TOGETHER: u64 = 1000;
-/// The gateway's own bounds of a transaction.
-const TRANSACTION_RECORDS: u64 = 20_000;
+/// The gateway's own bounds of a transaction; records of 200 bytes never reach those in bytes.
+const TRANSACTION_RECORDS: u64 = 100_000;
 const TRANSACTION_INTERVAL: Duration = Duration::from_millis(100);
+const UNREPORTED_MAX: u64 = 8_000;
 const PAUSE: Duration = Duration::from_millis(1);
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -60,7 +61,7 @@ impl Loop {
         let producer = kafka::properties(&config, mode).create_with_context(Counter::default());
         Ok(Self {
             producer: producer.map_err(failed)?,
-            records: Records::new(),
+            records: Records::new(&gateway_id(&bare.topic)),
             topic: bare.topic.clone(),
             sent: 0,
         })
@@ -96,7 +97,7 @@ impl Loop {
             if Instant::now() > give_up {
                 return Err(BenchError::Stuck("no delivery reports".to_owned()));
             }
-            std::thread::sleep(PAUSE);
+            self.producer.poll(PAUSE);
         }
         Ok(())
     }
@@ -107,10 +108,13 @@ impl Loop {
         let full = (self.sent + TRANSACTION_RECORDS).min(records);
         while self.sent < full && Instant::now() < due {
             let some = (self.sent + SENT_TOGETHER).min(full);
+            if self.delivered()? + UNREPORTED_MAX < some {
+                self.producer.poll(PAUSE);
+                continue;
+            }
             while self.sent < some {
                 self.send()?;
             }
-            self.delivered()?;
         }
         self.settle()?;
         self.producer.commit_transaction(WITHIN).map_err(failed)
@@ -177,13 +181,19 @@ fn serve(producer: &BaseProducer<Counter>) -> Result<u64, BenchError> {
     }
 }
 
+/// What the gateway that sends to a topic is called ([`system_tests::gateway::Settings`]).
+fn gateway_id(topic: &str) -> String {
+    format!("gw-of-{topic}")
+}
+
 /// A gateway's configuration, for its properties.
 pub(crate) fn configuration(bootstrap: &str, topic: &str) -> Config {
     let text = format!(
-        "[gateway]\nid = \"bench-gw\"\ndata_dir = \"/\"\n\
+        "[gateway]\nid = \"{}\"\ndata_dir = \"/\"\n\
          [sources.load-0]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1\"\n\
          subscriptions = [{{ filter = \"#\" }}]\n\
-         [kafka]\nbrokers = [\"{bootstrap}\"]\ntopic = \"{topic}\"\n"
+         [kafka]\nbrokers = [\"{bootstrap}\"]\ntopic = \"{topic}\"\n",
+        gateway_id(topic)
     );
     let parsed = config::parse(&text, Path::new("bench.toml"));
     parsed.unwrap_or_else(|error| panic!("a valid configuration: {error}"))

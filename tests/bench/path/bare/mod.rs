@@ -4,12 +4,15 @@
 //! It prints how far it is, a number a line, and stays until its input ends.
 
 mod kafka;
+mod lines;
 mod mqtt;
 mod records;
 
 pub(super) use kafka::configuration;
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,6 +37,8 @@ pub(crate) enum Task {
     Transactions,
     /// Receives, sends a record for each message, and acknowledges.
     Both,
+    /// Reads serial lines.
+    Lines,
 }
 
 /// A bare process.
@@ -52,6 +57,9 @@ pub(crate) struct Bare {
     /// How many to send
     #[arg(long, default_value_t = 0)]
     pub(super) records: u64,
+    /// Serial lines
+    #[arg(long, value_delimiter = ',')]
+    pub(super) lines: Vec<PathBuf>,
 }
 
 impl Bare {
@@ -62,6 +70,7 @@ impl Bare {
             bootstrap: String::new(),
             topic: String::new(),
             records: 0,
+            lines: Vec::new(),
         }
     }
 
@@ -83,6 +92,11 @@ impl Bare {
     pub(super) fn records(self, records: u64) -> Self {
         Self { records, ..self }
     }
+
+    /// Reads these.
+    pub(super) fn lines(self, lines: Vec<PathBuf>) -> Self {
+        Self { lines, ..self }
+    }
 }
 
 /// Runs as one.
@@ -91,6 +105,7 @@ pub(crate) fn run(bare: &Bare) -> Result<ExitCode, BenchError> {
         Task::Mqtt => mqtt::receive(bare.port, mqtt::Discard)?,
         Task::Kafka => kafka::stream(bare)?,
         Task::Transactions => kafka::transactions(bare)?,
+        Task::Lines => lines::read(&bare.lines)?,
         Task::Both => mqtt::receive(bare.port, kafka::Forward::new(bare)?)?,
     }
     // Whoever started us reads our figures from the system first.
@@ -119,12 +134,15 @@ impl Running {
     pub(super) fn start(bare: &Bare) -> Result<Self, BenchError> {
         let itself = std::env::current_exe().map_err(BenchError::io("find this program"))?;
         let task = bare.task.to_possible_value().expect("none is hidden");
+        let lines = bare.lines.iter();
+        let lines = lines.flat_map(|line| [OsStr::new("--lines"), line.as_os_str()]);
         let mut child = Command::new(itself)
             .args(["bare", task.get_name()])
             .args(["--port", &bare.port.to_string()])
             .args(["--bootstrap", &bare.bootstrap])
             .args(["--topic", &bare.topic])
             .args(["--records", &bare.records.to_string()])
+            .args(lines)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
