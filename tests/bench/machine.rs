@@ -29,10 +29,7 @@ impl fmt::Display for Machine {
             file_system,
         } = self;
         writeln!(f, "{cpu}, {cpus} cores, Linux {kernel}")?;
-        write!(
-            f,
-            "{disk}, {file_system}; the log's own ext4 on a loop device (direct I/O) on it"
-        )
+        write!(f, "{disk}, {file_system}")
     }
 }
 

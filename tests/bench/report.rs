@@ -30,10 +30,28 @@ struct Row {
 }
 
 /// All figures.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Report {
     machine: Machine,
     rows: Vec<Row>,
+}
+
+/// A figure, as others read it.
+#[derive(Serialize)]
+struct Summary<'a> {
+    #[serde(flatten)]
+    row: &'a Row,
+    median: f64,
+    least: f64,
+    most: f64,
+    /// None if there is no target.
+    met: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Summaries<'a> {
+    machine: &'a Machine,
+    rows: Vec<Summary<'a>>,
 }
 
 impl Row {
@@ -44,6 +62,25 @@ impl Row {
         match sorted.len() % 2 {
             0 => (sorted[middle - 1] + sorted[middle]) / 2.0,
             _ => sorted[middle],
+        }
+    }
+
+    fn least(&self) -> f64 {
+        self.samples.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    fn most(&self) -> f64 {
+        let samples = self.samples.iter().copied();
+        samples.fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    fn summary(&self) -> Summary<'_> {
+        Summary {
+            row: self,
+            median: self.median(),
+            least: self.least(),
+            most: self.most(),
+            met: self.met(),
         }
     }
 
@@ -63,12 +100,6 @@ impl Row {
 
     fn cells(&self) -> [String; 5] {
         let text = |value: f64| format!("{value:.*}", self.decimals);
-        let least = self.samples.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self
-            .samples
-            .iter()
-            .copied()
-            .fold(f64::NEG_INFINITY, f64::max);
         let target = match self.target {
             Target::AtLeast(value) => format!("≥ {}", text(value)),
             Target::AtMost(value) => format!("≤ {}", text(value)),
@@ -79,7 +110,7 @@ impl Row {
             Some(false) => "NOT met",
             None => "",
         };
-        let range = format!("{} to {}", text(least), text(most));
+        let range = format!("{} to {}", text(self.least()), text(self.most()));
         [
             self.what.clone(),
             target,
@@ -114,7 +145,11 @@ impl Report {
 
     /// Writes it as JSON.
     pub(crate) fn write(&self, path: &Path) -> Result<(), BenchError> {
-        let json = serde_json::to_string_pretty(self)
+        let summaries = Summaries {
+            machine: &self.machine,
+            rows: self.rows.iter().map(Row::summary).collect(),
+        };
+        let json = serde_json::to_string_pretty(&summaries)
             .map_err(|error| BenchError::io("write the figures")(error.into()))?;
         std::fs::write(path, json).map_err(BenchError::io("write the figures"))
     }
