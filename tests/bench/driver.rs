@@ -17,7 +17,9 @@ use edge_gateway::commit_log::fs::RealFs;
 use edge_gateway::commit_log::{
     AppendError, CommitLog, CommitReport, Compression, Condition, Observer, Options, Progress,
 };
+use edge_gateway::config::{self, Config};
 use edge_gateway::record::{NewRecord, Offset};
+use tokio::sync::watch;
 
 use crate::error::BenchError;
 use crate::telemetry::Telemetry;
@@ -52,6 +54,39 @@ impl Observer for Deaf {
     fn committed(&self, _report: &CommitReport) {}
 
     fn dropped(&self, _source: &str, _reason: &'static str, _records: u64) {}
+}
+
+/// Tells others of the log's progress.
+#[derive(Debug)]
+pub(crate) struct Teller(watch::Sender<Progress>);
+
+impl Teller {
+    /// One for a log that is empty yet, and where it is heard.
+    pub(crate) fn new() -> (Self, watch::Receiver<Progress>) {
+        let (sender, heard) = watch::channel(Progress {
+            synced: Offset::ZERO,
+            condition: Condition::Running,
+        });
+        (Self(sender), heard)
+    }
+}
+
+impl Observer for Teller {
+    fn progress(&self, progress: Progress) {
+        self.0.send_replace(progress);
+    }
+
+    fn committed(&self, _report: &CommitReport) {}
+
+    fn dropped(&self, source: &str, _reason: &'static str, records: u64) {
+        unreachable!("the log is large enough for all, and dropped {records} of {source}");
+    }
+}
+
+/// A gateway's configuration.
+pub(crate) fn config(text: &str) -> Config {
+    let parsed = config::parse(text, Path::new("bench.toml"));
+    parsed.unwrap_or_else(|error| panic!("a valid configuration: {error}"))
 }
 
 /// Holds the writer thread back, and counts.

@@ -10,7 +10,6 @@ use clap::ValueEnum;
 use edge_gateway::clock::timeline::Boots;
 use edge_gateway::commit_log::fs::RealFs;
 use edge_gateway::commit_log::{CommitLog, Item};
-use edge_gateway::config;
 use edge_gateway::dead_letters::DeadLetters;
 use edge_gateway::forwarder::parking::Parking;
 use edge_gateway::forwarder::{ForwarderContext, rehearse};
@@ -122,8 +121,7 @@ fn forward(dir: &Path, times: u64) -> Result<(), BenchError> {
          key = \"{{device}}\"\nheaders = {{ district = \"{{district}}\" }}\n",
         dir.display()
     );
-    let config = config::parse(&text, Path::new("guard.toml"))
-        .unwrap_or_else(|error| panic!("a valid configuration: {error}"));
+    let config = driver::config(&text);
     let log = filled(dir)?;
     let metrics = Arc::new(Metrics::new());
     let context = ForwarderContext {

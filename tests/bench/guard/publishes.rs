@@ -11,19 +11,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use edge_gateway::commit_log::fs::RealFs;
-use edge_gateway::commit_log::{CommitLog, CommitReport, Condition, Observer, Options, Progress};
-use edge_gateway::config::{Mqtt, MqttProtocol, Subscription};
+use edge_gateway::commit_log::{CommitLog, Options, Progress};
+use edge_gateway::config::{Mqtt, SourceKind};
 use edge_gateway::dead_letters::DeadLetters;
 use edge_gateway::ingest::Ingest;
 use edge_gateway::metrics::Metrics;
-use edge_gateway::record::{Offset, SourceName};
+use edge_gateway::record::SourceName;
 use edge_gateway::source::{SourceContext, mqtt};
 use edge_gateway::state::GatewayState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cases::PATIENCE;
-use crate::driver;
+use crate::driver::{self, Teller};
 use crate::error::BenchError;
 use crate::telemetry;
 
@@ -62,58 +62,37 @@ pub(super) fn receive(dir: &Path, publishes: u64) -> Result<(), BenchError> {
         .enable_all()
         .build()
         .map_err(BenchError::io("start a runtime"))?;
-    let ended = runtime.block_on(mqtt::run(config(address.port()), context));
+    let ended = runtime.block_on(mqtt::run(config(dir, address.port()), context));
     ended.map_err(|error| BenchError::Stuck(error.to_string()))?;
     log.close();
     let answered = broker.join().expect("the broker does not panic");
     answered.map_err(BenchError::io("be a broker"))
 }
 
-fn config(port: u16) -> Mqtt {
-    Mqtt {
-        host: "127.0.0.1".to_owned(),
-        port,
-        tls: None,
-        protocol: MqttProtocol::V5,
-        subscriptions: vec![Subscription {
-            filter: "city/#".to_owned(),
-            qos: 1,
-        }],
-        client_id: "guard".to_owned(),
-        username: None,
-        password_file: None,
-        session_expiry: Duration::from_secs(3600),
-        payload_bytes_max: 1 << 20,
-        receive_maximum: 4000,
-        keep_alive: PATIENCE,
-        dedupe: true,
+fn config(dir: &Path, port: u16) -> Mqtt {
+    let text = format!(
+        "[gateway]\nid = \"guard\"\ndata_dir = \"{}\"\n\
+         [sources.city]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\n\
+         subscriptions = [{{ filter = \"city/#\", qos = 1 }}]\n\
+         receive_maximum = 4000\nkeep_alive = \"{} s\"\n\
+         [kafka]\nbrokers = [\"127.0.0.1:1\"]\ntopic = \"telemetry\"\n",
+        dir.display(),
+        PATIENCE.as_secs(),
+    );
+    match driver::config(&text).sources.remove(0).kind {
+        SourceKind::Mqtt(mqtt) => *mqtt,
+        SourceKind::Serial(_) | SourceKind::Modbus(_) => unreachable!("its type is mqtt"),
     }
-}
-
-#[derive(Debug)]
-struct Announcer(watch::Sender<Progress>);
-
-impl Observer for Announcer {
-    fn progress(&self, progress: Progress) {
-        self.0.send_replace(progress);
-    }
-
-    fn committed(&self, _report: &CommitReport) {}
-
-    fn dropped(&self, _source: &str, _reason: &'static str, _records: u64) {}
 }
 
 fn open(dir: &Path) -> Result<(CommitLog, watch::Receiver<Progress>), BenchError> {
-    let (announcer, progress) = watch::channel(Progress {
-        synced: Offset::ZERO,
-        condition: Condition::Running,
-    });
+    let (teller, progress) = Teller::new();
     let options = Options {
         commit_interval: COMMIT_INTERVAL,
         ..driver::options(&dir.join("log"), BYTES_MAX)
     };
-    let observer = Box::new(Announcer(announcer));
-    let opened = CommitLog::open(Arc::new(RealFs), options, observer, GatewayState::default())?;
+    let state = GatewayState::default();
+    let opened = CommitLog::open(Arc::new(RealFs), options, Box::new(teller), state)?;
     Ok((opened.log, progress))
 }
 

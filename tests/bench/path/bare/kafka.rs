@@ -1,11 +1,10 @@
 //! A bare producer: rdkafka's `BaseProducer` in a loop, with the properties that the gateway gives
 //! its own.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use edge_gateway::config::{self, Config};
+use edge_gateway::config::Config;
 use edge_gateway::kafka::{self, Mode};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -15,6 +14,7 @@ use rumqttc::v5::mqttbytes::v5::Publish;
 use super::mqtt::Handler;
 use super::records::Records;
 use super::{Bare, tell};
+use crate::driver;
 use crate::error::BenchError;
 
 /// Sent between two looks at what was delivered.
@@ -90,14 +90,11 @@ impl Loop {
         serve(&self.producer)
     }
 
-    /// Waits until all that was sent is delivered.
+    /// Waits until all that was sent is delivered, which no longer waits for more to come (linger).
     fn settle(&self) -> Result<(), BenchError> {
-        let give_up = Instant::now() + WITHIN;
-        while self.delivered()? < self.sent {
-            if Instant::now() > give_up {
-                return Err(BenchError::Stuck("no delivery reports".to_owned()));
-            }
-            self.producer.poll(PAUSE);
+        self.producer.flush(WITHIN).map_err(failed)?;
+        if self.delivered()? < self.sent {
+            return Err(BenchError::Stuck("no delivery reports".to_owned()));
         }
         Ok(())
     }
@@ -188,15 +185,13 @@ fn gateway_id(topic: &str) -> String {
 
 /// A gateway's configuration, for its properties.
 pub(crate) fn configuration(bootstrap: &str, topic: &str) -> Config {
-    let text = format!(
+    driver::config(&format!(
         "[gateway]\nid = \"{}\"\ndata_dir = \"/\"\n\
          [sources.load-0]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1\"\n\
          subscriptions = [{{ filter = \"#\" }}]\n\
          [kafka]\nbrokers = [\"{bootstrap}\"]\ntopic = \"{topic}\"\n",
         gateway_id(topic)
-    );
-    let parsed = config::parse(&text, Path::new("bench.toml"));
-    parsed.unwrap_or_else(|error| panic!("a valid configuration: {error}"))
+    ))
 }
 
 fn failed(error: KafkaError) -> BenchError {
