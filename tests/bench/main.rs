@@ -32,6 +32,9 @@ use disk::Disk;
 use error::BenchError;
 use report::Report;
 
+/// Of everything, unless told otherwise.
+const ROUNDS: usize = 5;
+
 /// Measures the commit log against the disk it lies on, and the shim link.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -41,9 +44,9 @@ struct Arguments {
     /// Where the figures go as JSON
     #[arg(long, default_value = "bench.json")]
     json: PathBuf,
-    /// Runs of everything
-    #[arg(long, default_value_t = 5, global = true)]
-    rounds: usize,
+    /// Runs of everything [default: 5; of curves 1]
+    #[arg(long, global = true)]
+    rounds: Option<usize>,
     /// Leave out what needs a backlog of 8 GiB; shorter runs of the path
     #[arg(long, global = true)]
     short: bool,
@@ -79,6 +82,12 @@ enum Part {
     /// Fills a log, waits for a line, drains it
     #[command(hide = true)]
     FillAndDrain(backlog::Fill),
+}
+
+impl Arguments {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(ROUNDS)
+    }
 }
 
 fn main() -> ExitCode {
@@ -125,11 +134,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, BenchError> {
     let machine = machine::describe(&arguments.on)?;
     println!("{machine}");
     let mut report = Report::new(machine);
+    println!("the log's own ext4 on a loop device (direct I/O) on it");
     let disk = Disk::make(&arguments.on, backlog::DISK_BYTES)?;
-    commits::measure(&disk, arguments.rounds, &mut report)?;
-    backlog::measure(&disk, arguments.rounds, arguments.short, &mut report)?;
+    commits::measure(&disk, arguments.rounds(), &mut report)?;
+    backlog::measure(&disk, arguments.rounds(), arguments.short, &mut report)?;
     drop(disk);
-    link::measure(&arguments.on, arguments.rounds, &mut report)?;
+    link::measure(&arguments.on, arguments.rounds(), &mut report)?;
     finish(arguments, &report)
 }
 
@@ -137,19 +147,20 @@ fn run_link(arguments: &Arguments) -> Result<ExitCode, BenchError> {
     let machine = machine::describe(&arguments.on)?;
     println!("{machine}");
     let mut report = Report::new(machine);
-    link::measure(&arguments.on, arguments.rounds, &mut report)?;
+    link::measure(&arguments.on, arguments.rounds(), &mut report)?;
     finish(arguments, &report)
 }
 
 fn run_path(arguments: &Arguments, path: &path::Arguments) -> Result<ExitCode, BenchError> {
     let machine = machine::describe(&arguments.on)?;
     println!("{machine}");
-    let mut report = Report::new(machine);
-    let extent = (arguments.rounds, arguments.short);
     if let Some(dir) = path.curves() {
-        path::draw(dir, &arguments.on, extent)?;
+        let rounds = arguments.rounds.unwrap_or(1);
+        path::draw(dir, &arguments.on, rounds, &machine)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut report = Report::new(machine);
+    let extent = (arguments.rounds(), arguments.short);
     path::measure(path, &arguments.on, extent, &mut report)?;
     finish(arguments, &report)
 }

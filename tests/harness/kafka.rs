@@ -197,6 +197,46 @@ impl Kafka {
         }
     }
 
+    /// How many bytes the files of a topic have that hold its records.
+    ///
+    /// # Panics
+    /// If the files can't be listed.
+    #[must_use]
+    pub fn topic_bytes(&self, name: &str) -> u64 {
+        let list = |dir: &Path| std::fs::read_dir(dir).expect("the broker's files can be read");
+        let entries = |dir: &Path| list(dir).filter_map(Result::ok).collect::<Vec<_>>();
+        let of_topic = entries(&self.data_dir()).into_iter().filter(|entry| {
+            let dir = entry.file_name();
+            let dir = dir.to_string_lossy();
+            dir.rsplit_once('-').is_some_and(|(topic, _)| topic == name)
+        });
+        let files = of_topic.flat_map(|entry| entries(&entry.path()));
+        let records = files.filter(|file| file.path().extension().is_some_and(|e| e == "log"));
+        let bytes = records.filter_map(|file| Some(file.metadata().ok()?.len()));
+        bytes.sum()
+    }
+
+    /// The sum of a topic's end offsets: how many records it has had, and marks of transactions.
+    ///
+    /// # Panics
+    /// If the broker does not say.
+    #[must_use]
+    pub fn end_offsets(&self, name: &str, partitions: i32) -> i64 {
+        let consumer: BaseConsumer = self.client_config().create().expect("a consumer");
+        let end = |partition| {
+            let within = Duration::from_secs(20);
+            let (_, end) = consumer
+                .fetch_watermarks(name, partition, within)
+                .unwrap_or_else(|error| panic!("end of {name}-{partition}: {error}"));
+            end
+        };
+        (0..partitions).map(end).sum()
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     /// Sets one property of a topic, the others to their defaults.
     ///
     /// # Panics
@@ -413,7 +453,7 @@ impl Kafka {
     fn properties(&self, security: Security<'_>) -> String {
         let controller = ports::free();
         let plain = self.plain_port;
-        let data = self.dir.path().join("data");
+        let data = self.data_dir();
         let mut text = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\

@@ -35,6 +35,7 @@ use system_tests::mosquitto::Mosquitto;
 pub(crate) use bare::Bare;
 
 use crate::error::BenchError;
+use crate::machine::Machine;
 use crate::report::{Report, Target};
 use run::{Measured, Times};
 
@@ -72,8 +73,8 @@ pub(crate) struct Arguments {
     /// These figures alone; all of them otherwise
     #[arg(long, value_delimiter = ',')]
     only: Vec<Figures>,
-    /// Instead of all that: plots of latency, CPU and flash writes over commit interval and linger,
-    /// into this directory
+    /// Instead of all that: plots of latency, CPU and bytes over one setting after the other, into this
+    /// directory; once through, unless `--rounds` says more
     #[arg(long)]
     curves: Option<PathBuf>,
 }
@@ -89,14 +90,15 @@ impl Arguments {
 pub(crate) fn draw(
     dir: &Path,
     on: &Path,
-    (rounds, short): (usize, bool),
+    rounds: usize,
+    machine: &Machine,
 ) -> Result<(), BenchError> {
     let world = World {
         on,
-        short,
+        short: true,
         round: 1,
     };
-    curves::draw(&world, rounds, dir)
+    curves::draw(&world, rounds, dir, machine)
 }
 
 /// What a round has at hand.
@@ -228,6 +230,17 @@ impl Cluster {
         match &self.broker {
             Broker::Apache(kafka) => kafka.bootstrap(),
             Broker::Mock(mock) => mock.borrow().bootstrap().to_owned(),
+        }
+    }
+
+    /// Bytes a record that the files of a topic have; `None` where there are none.
+    fn bytes_a_record(&self, topic: &str) -> Option<f64> {
+        match &self.broker {
+            Broker::Apache(kafka) => {
+                let records = kafka.end_offsets(topic, i32::from(PARTITIONS));
+                Some(kafka.topic_bytes(topic) as f64 / records as f64)
+            }
+            Broker::Mock(_) => None,
         }
     }
 

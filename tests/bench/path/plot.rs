@@ -16,12 +16,12 @@ const COLOURS: [&str; 3] = ["#0072b2", "#d55e00", "#009e73"];
 #[derive(Debug)]
 pub(super) struct Panel {
     pub(super) title: String,
-    /// A name, and a value for each setting.
-    pub(super) series: Vec<(String, Vec<f64>)>,
+    /// A name, and for each setting a value, if there is one.
+    pub(super) series: Vec<(String, Vec<Option<f64>>)>,
 }
 
 /// The picture of panels over `settings`, of which `axis` is the name.
-pub(super) fn svg(axis: &str, settings: &[String], panels: &[Panel]) -> String {
+pub(super) fn svg(axis: &str, settings: &[&str], panels: &[Panel]) -> String {
     let width = PANEL_WIDTH * panels.len() as f64;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {PANEL_HEIGHT}\" \
@@ -38,9 +38,9 @@ pub(super) fn svg(axis: &str, settings: &[String], panels: &[Panel]) -> String {
     out
 }
 
-fn draw(out: &mut String, axis: &str, settings: &[String], panel: &Panel) {
+fn draw(out: &mut String, axis: &str, settings: &[&str], panel: &Panel) {
     let values = panel.series.iter().flat_map(|(_, values)| values);
-    let top = ceiling(values.copied().fold(0.0, f64::max));
+    let top = ceiling(values.flatten().copied().fold(0.0, f64::max));
     let x = |index: usize| {
         let steps = settings.len().saturating_sub(1).max(1) as f64;
         LEFT + (PANEL_WIDTH - LEFT - RIGHT) * index as f64 / steps
@@ -64,8 +64,13 @@ fn draw(out: &mut String, axis: &str, settings: &[String], panel: &Panel) {
     text(out, (middle, PANEL_HEIGHT - 8.0), "middle", axis);
     for (index, (name, values)) in panel.series.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
-        let point = |(index, value): (usize, &f64)| format!("{:.1},{:.1}", x(index), y(*value));
-        let points: Vec<String> = values.iter().enumerate().map(point).collect();
+        let point = |(index, value): (usize, &Option<f64>)| {
+            value.map(|value| format!("{:.1},{:.1}", x(index), y(value)))
+        };
+        let points: Vec<String> = values.iter().enumerate().filter_map(point).collect();
+        if points.is_empty() {
+            continue;
+        }
         let _ = writeln!(
             out,
             "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/>",
