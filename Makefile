@@ -11,8 +11,8 @@
 #         arrived. KAFKA=real runs it on Apache Kafka.
 # bench   the commit log against the disk it lies on, and the shim link; nine minutes, as root (it
 #         mounts a loop device), 11 GiB of disk. BENCH="--short" leaves out the backlog of 8 GiB,
-#         BENCH=link all but the link. BENCH=path measures the path from MQTT to Kafka instead: forty
-#         minutes (BENCH="path --short --rounds 2" ten), no mount
+#         BENCH=link all but the link. BENCH=path measures the path from MQTT to Kafka instead: an
+#         hour (BENCH="path --short --rounds 2" a quarter), no mount
 # guard   fails if the code on a record's path takes more instructions than the committed figures say
 # guard-accept  writes those figures anew
 # cross   edge-gateway and sensor-sim for aarch64 into dist/, without Docker (cross/README.md)

@@ -34,6 +34,10 @@ impl Work {
 const STEADY: &[Work] = &[Work::PerSecond(200), Work::PerSecond(2_000)];
 const ALL: &[Work] = &[Work::PerSecond(200), Work::PerSecond(2_000), Work::Backlog];
 
+/// A new segment is filled with zeroes: of the default 8 MiB, one more or less in some seconds would be
+/// all that shows.
+const SEGMENTS: &str = "segment_bytes = \"1 MiB\"";
+
 /// What is plotted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -222,17 +226,18 @@ fn sample(
     point: &Point,
 ) -> Result<Vec<(Figure, f64)>, BenchError> {
     let line = format!("{}{}{}", curve.line.0, point.value, curve.line.1);
-    let (buffer_lines, kafka_lines) = match curve.of_buffer {
+    let (buffer_line, kafka_lines) = match curve.of_buffer {
         true => (line.as_str(), ""),
         false => ("", line.as_str()),
     };
+    let buffer_lines = format!("{SEGMENTS}\n{buffer_line}");
     let topic = cluster.topic();
     let mut figures = match point.work {
         Work::PerSecond(rate) => {
             let steady = Steady {
                 rate: f64::from(rate),
                 kafka: (&cluster.bootstrap(), &topic),
-                buffer_lines,
+                buffer_lines: &buffer_lines,
                 kafka_lines,
             };
             let measured = steady.measure(world)?;
