@@ -20,7 +20,7 @@ use crate::error::BenchError;
 /// Sent between two looks at what was delivered.
 const SENT_TOGETHER: u64 = 1000;
 /// The gateway's own bounds of a transaction; records of 200 bytes never reach those in bytes.
-const TRANSACTION_RECORDS: u64 = 100_000;
+const TRANSACTION_RECORDS: u64 = 50_000;
 const TRANSACTION_INTERVAL: Duration = Duration::from_millis(100);
 const UNREPORTED_MAX: u64 = 8_000;
 const PAUSE: Duration = Duration::from_millis(1);
