@@ -134,6 +134,11 @@ impl Ingest {
         }
     }
 
+    /// See [`CommitLog::hasten`].
+    pub fn hasten(&self) {
+        self.log.hasten();
+    }
+
     /// A receiver of the log's progress of its own.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {

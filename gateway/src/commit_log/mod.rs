@@ -262,6 +262,12 @@ impl CommitLog {
         self.shared.wait(offset, timeout)
     }
 
+    /// Begins the next group commit now, if anything waits for it, rather than at the end of
+    /// [`Options::commit_interval`]: its caller knows that nothing more will come before it.
+    pub fn hasten(&self) {
+        self.shared.hasten();
+    }
+
     /// Ends the [`CommitLog::wait`] of every thread that is in one.
     pub fn rouse(&self) {
         self.shared.rouse();

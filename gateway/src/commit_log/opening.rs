@@ -6,6 +6,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::batch::{Header, Kind};
 use super::compression::{Content, Packer};
@@ -301,6 +302,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             packed: Vec::new(),
             slot_written: slot,
             committed_in_log: slot.committed,
+            committed_at: Instant::now(),
             state: Box::new(self.state.clone()),
             observer,
             options: self.options,

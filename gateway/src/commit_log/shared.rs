@@ -74,6 +74,8 @@ pub(super) struct Inner {
     pub(super) gathering: Gathered,
     /// When the first record of `gathering` came.
     pub(super) gathering_since: Option<Instant>,
+    /// Nothing more is expected for `gathering`.
+    pub(super) hastened: bool,
     /// The offset the next record gets.
     pub(super) next: Offset,
     pub(super) progress: Progress,
@@ -100,6 +102,8 @@ pub(super) struct Inner {
     pub(super) closing: bool,
     /// The writer waits until it is woken, however long.
     pub(super) sleeps: bool,
+    /// The writer looks by itself at what is gathered before a record that comes now has waited too long.
+    pub(super) looks: bool,
     /// How often who waits was roused.
     pub(super) roused: u64,
     pub(super) failure: Option<Arc<StorageError>>,
@@ -237,7 +241,9 @@ impl Shared {
         if inner.gathering.count == 0 {
             inner.gathering.base = offset;
             inner.gathering_since = Some(Instant::now());
-            self.work.notify_one();
+            if !inner.looks {
+                self.work.notify_one();
+            }
         } else if gathered < self.gather_bytes_max / 2
             && gathered + bytes >= self.gather_bytes_max / 2
         {
@@ -267,6 +273,15 @@ impl Shared {
             }
             let woken = self.moved.wait_timeout(inner, left);
             inner = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// See [`super::CommitLog::hasten`].
+    pub(super) fn hasten(&self) {
+        let mut inner = self.lock();
+        if inner.gathering_since.is_some() && !inner.hastened {
+            inner.hastened = true;
+            self.work.notify_one();
         }
     }
 
@@ -321,6 +336,7 @@ impl Inner {
         Self {
             gathering: Gathered::new(),
             gathering_since: None,
+            hastened: false,
             next: slot.synced,
             progress: Progress {
                 synced: slot.synced,
@@ -339,6 +355,7 @@ impl Inner {
             lineage_wanted: slot.lineage,
             closing: false,
             sleeps: false,
+            looks: false,
             roused: 0,
             failure: None,
         }

@@ -80,6 +80,8 @@ pub(super) struct Writer {
     pub(super) slot_written: Slot,
     /// The committed offset that the last synced batch names.
     pub(super) committed_in_log: Offset,
+    /// When the last group commit had ended.
+    pub(super) committed_at: Instant,
     pub(super) state: Box<dyn DurableState>,
     pub(super) observer: Box<dyn Observer>,
     /// Held as long as the files are written.
@@ -146,6 +148,10 @@ impl Writer {
     /// Blocks until there is something to do. For [`Work::Commit`], what was gathered is in `batch`.
     fn next_work(&self, batch: &mut Gathered, slot_due: Instant) -> Work {
         let mut inner = self.shared.lock();
+        inner.looks = false;
+        // Where records keep coming the end of one commit begins the wait for the next, so that the first
+        // record has nobody to wake.
+        let look = self.committed_at + self.options.commit_interval;
         loop {
             let now = Instant::now();
             // The next batch names the committed offset, which saves a flush of the slots.
@@ -166,17 +172,22 @@ impl Writer {
             }
             let wake = match inner.gathering_since {
                 Some(since) => {
-                    let due = since + self.options.commit_interval;
+                    let mut due = since + self.options.commit_interval;
+                    if inner.looks {
+                        due = due.min(look);
+                    }
                     let large = inner.gathering.bytes.len() >= self.shared.gather_bytes_max / 2;
-                    if now >= due || large || inner.closing {
+                    if now >= due || large || inner.hastened || inner.closing {
                         batch.reset();
                         std::mem::swap(batch, &mut inner.gathering);
                         inner.gathering_since = None;
+                        inner.hastened = false;
                         return Work::Commit;
                     }
                     Some(due)
                 }
                 None if inner.closing => return Work::Close,
+                None if now < look => Some(look),
                 None => {
                     let slot = (inner.committed, inner.progress.synced);
                     let stale = slot != (self.slot_written.committed, self.slot_written.synced);
@@ -188,6 +199,7 @@ impl Writer {
             };
             let wake = wake.into_iter().chain(expiry_due).min();
             inner.sleeps = wake.is_none();
+            inner.looks = wake == Some(look);
             inner = match wake {
                 None => self
                     .shared
@@ -228,6 +240,7 @@ impl Writer {
         self.packed = packed;
         if written {
             self.committed_in_log = committed;
+            self.committed_at = Instant::now();
             self.announce(batch, content_end, (written_bytes, began.elapsed()));
         }
         Ok(written)

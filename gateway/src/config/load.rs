@@ -210,7 +210,7 @@ fn buffer(mut section: Section<'_>) -> Buffer {
     let commit_interval = section
         .get("commit_interval")
         .and_then(|value| value.duration(Duration::ZERO..=Duration::from_secs(10)))
-        .unwrap_or(Duration::from_millis(5));
+        .unwrap_or(Duration::from_millis(10));
     let when_full = section
         .get("when_full")
         .and_then(|value| {

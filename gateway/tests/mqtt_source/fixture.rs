@@ -83,6 +83,7 @@ fn open(
     dir: &Path,
     gate: &Arc<Gate>,
     name: &SourceName,
+    commit_interval: Duration,
 ) -> (CommitLog, watch::Receiver<Progress>, RecoveredSource) {
     let start = Progress {
         synced: Offset::ZERO,
@@ -93,7 +94,7 @@ fn open(
         dir: dir.join("log"),
         bytes_max: 256 << 20,
         segment_bytes: 4 << 20,
-        commit_interval: Duration::ZERO,
+        commit_interval,
         drop_oldest: false,
         age_max: None,
         compression: Compression::None,
@@ -123,11 +124,15 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn new() -> Self {
+        Self::committing_every(Duration::ZERO)
+    }
+
+    pub(crate) fn committing_every(commit_interval: Duration) -> Self {
         let name = SourceName::new("city").expect("a valid name");
         let metrics = Metrics::new();
         let dir = tempfile::tempdir().expect("a directory for the log");
         let gate = Gate::new();
-        let (log, progress, recovered) = open(dir.path(), &gate, &name);
+        let (log, progress, recovered) = open(dir.path(), &gate, &name, commit_interval);
         Self {
             gate,
             log,
@@ -143,7 +148,8 @@ impl Gateway {
     /// Closes the log and opens it again, as after a restart of the gateway.
     pub(crate) fn reopen(&mut self) {
         self.log.close();
-        (self.log, self.progress, self.recovered) = open(self._dir.path(), &self.gate, &self.name);
+        (self.log, self.progress, self.recovered) =
+            open(self._dir.path(), &self.gate, &self.name, Duration::ZERO);
     }
 
     /// Starts the source on what the log has brought back of it.

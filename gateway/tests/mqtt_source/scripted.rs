@@ -10,7 +10,10 @@ use crate::peer::{Broker, Peer, Sent};
 
 /// A gateway, a broker, and the source's first session between them, each filter granted.
 async fn connected(protocol: MqttProtocol) -> (Gateway, Broker, Source, Peer) {
-    let gateway = Gateway::new();
+    connected_to(Gateway::new(), protocol).await
+}
+
+async fn connected_to(gateway: Gateway, protocol: MqttProtocol) -> (Gateway, Broker, Source, Peer) {
     let broker = Broker::new(protocol).await;
     let source = gateway.start(config(protocol, broker.port()), false);
     let peer = broker.session(false).await;
@@ -42,6 +45,40 @@ async fn nothing_is_acknowledged_until_the_log_has_synced() {
         }
         assert_eq!(gateway.records().len(), 3);
         assert_eq!(gateway.figures.committed.get(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_waits_after_a_burst_does_not_wait_out_the_commit_interval() {
+    let never = Duration::from_secs(3600);
+    for protocol in [V5, V311] {
+        let gateway = Gateway::committing_every(never);
+        let log = gateway.log.clone();
+        let connecting = async {
+            let mut connected = connected_to(gateway, protocol).await;
+            connected.2.is_ready().await;
+            connected
+        };
+        // Before it subscribes the source notes that it has a session: a commit that has no burst.
+        let hastening = async {
+            loop {
+                log.hasten();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let (_gateway, _broker, _source, mut peer) = tokio::select! {
+            connected = connecting => connected,
+            () = hastening => unreachable!("it has no end"),
+        };
+        // Mosquitto's own limit of what may be unacknowledged; twice, so that a second burst does too.
+        for id in (1..=20).chain(1..=20) {
+            peer.publish(1, id, TOPIC, b"x").await;
+            if id == 20 {
+                for id in 1..=20 {
+                    assert_eq!(peer.sent().await, Sent::Puback(id));
+                }
+            }
+        }
     }
 }
 

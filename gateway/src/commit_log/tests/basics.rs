@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::super::fs::RealFs;
 use super::super::{AppendError, CommitLog, Condition, Options, SEGMENT_BYTES_MIN};
@@ -41,6 +42,45 @@ fn the_real_file_system_does_what_the_simulated_one_does() {
         assert!(append_synced(&opened.log, round * 20..round * 20 + 20));
         opened.log.commit(Offset::new(round * 20 + 10));
         assert_holds(&opened.log, round * 20 + 10, round * 20 + 20);
+    }
+}
+
+#[test]
+fn a_hastened_commit_does_not_wait_out_the_interval() {
+    let options = Options {
+        commit_interval: Duration::from_secs(3600),
+        // So large that nothing is enough for a commit of its own.
+        segment_bytes: 1 << 20,
+        bytes_max: 16 << 20,
+        ..options()
+    };
+    let opened = open_with(Arc::new(SimFs::default()), options, Told::default()).expect("open");
+    let log = &opened.log;
+    // With nothing to commit it has no effect, on what comes later neither.
+    log.hasten();
+    for number in 0..3 {
+        assert!(append(log, number));
+        let progress = log.wait(Offset::new(number), Duration::from_millis(1));
+        assert_eq!(progress.synced, Offset::new(number), "it waits for others");
+        log.hasten();
+        assert!(log.wait(Offset::new(number), PATIENCE).synced > Offset::new(number));
+    }
+}
+
+#[test]
+fn a_record_is_committed_by_itself_at_whatever_moment_it_comes() {
+    let interval = Duration::from_millis(2);
+    let options = Options {
+        commit_interval: interval,
+        ..options()
+    };
+    let opened = open_with(Arc::new(SimFs::default()), options, Told::default()).expect("open");
+    for number in 0..200 {
+        assert!(append(&opened.log, number));
+        let progress = opened.log.wait(Offset::new(number), PATIENCE);
+        assert!(progress.synced > Offset::new(number));
+        // From right behind the commit to long after it.
+        std::thread::sleep(interval * (number % 8) as u32 / 4);
     }
 }
 

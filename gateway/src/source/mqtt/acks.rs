@@ -141,6 +141,10 @@ impl Acks {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
 }
 
 #[cfg(test)]

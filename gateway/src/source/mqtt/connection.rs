@@ -5,6 +5,7 @@
 //! between two of them. It reads as long as the broker takes our answers; a broker that does not is
 //! silent by that, and the connection ends.
 
+use std::future::ready;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ const TRICKLE_BYTES: usize = 16 * 1024;
 
 /// How long publishes then gather in the kernel before the next read, while acknowledgements wait for
 /// the log: what trickles in is read with a few wake-ups a commit instead of one each. Well below the
-/// default `commit_interval`, so that most of it still goes with the commit that is waited for.
+/// default `commit_interval`, so that most of it still goes with the commit that is waited for. If none
+/// come in that time, the broker has paused.
 const GATHER: Duration = Duration::from_millis(2);
 
 /// How long the log may take for what was appended when the source stops: some group commits, even
@@ -67,6 +69,19 @@ pub(super) enum Ended {
     MadeRoom,
     /// It broke.
     Lost(ConnectionError),
+}
+
+/// How publishes come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Faster than they are read.
+    Reading,
+    /// They gather in the kernel, while the log is waited for.
+    Gathering,
+    /// They are read now, if any have come.
+    Gathered,
+    /// None have.
+    Paused,
 }
 
 /// A step failed: the connection is lost, or the source cannot go on.
@@ -205,12 +220,18 @@ impl Server<'_> {
         self.progressed(connection.wire).await?;
         let mut ticks = ticks(connection.keep_alive);
         let mut gathered = pin!(tokio::time::sleep(Duration::ZERO));
-        let mut gathers = false;
+        let mut pace = Pace::Reading;
         loop {
             let waits = self.session.waits_for_log();
-            let gathering = gathers && waits;
+            let gathering = pace == Pace::Gathering && waits;
             tokio::select! {
+                // In this order: reading may always have more to do, the others soon have not.
+                biased;
                 () = self.stop.cancelled() => return self.drain(connection).await,
+                _ = ticks.tick() => {
+                    tick(connection)?;
+                    self.session.tick().map_err(Failure::Source)?;
+                }
                 moved = moved(self.progress, self.source), if waits => {
                     moved.map_err(Failure::Source)?;
                     self.progressed(connection.wire).await?;
@@ -236,15 +257,22 @@ impl Server<'_> {
                         self.progress.mark_unchanged();
                     }
                     self.take(connection).await?;
-                    gathers = bytes < TRICKLE_BYTES;
-                    if gathers {
+                    pace = if bytes < TRICKLE_BYTES {
                         gathered.as_mut().reset(Instant::now() + GATHER);
-                    }
+                        Pace::Gathering
+                    } else {
+                        Pace::Reading
+                    };
                 }
-                () = &mut gathered, if gathering => gathers = false,
-                _ = ticks.tick() => {
-                    tick(connection)?;
-                    self.session.tick().map_err(Failure::Source)?;
+                () = &mut gathered, if gathering => pace = Pace::Gathered,
+                // There was nothing to be read.
+                () = ready(()), if pace == Pace::Reading => {
+                    gathered.as_mut().reset(Instant::now() + GATHER);
+                    pace = Pace::Gathering;
+                }
+                () = ready(()), if pace == Pace::Gathered => {
+                    self.session.paused();
+                    pace = Pace::Paused;
                 }
             }
         }

@@ -28,6 +28,10 @@ use crate::source::{SourceContext, SourceError};
 /// How much of the payload a dead letter keeps.
 const DEAD_LETTER_BYTES_MAX: usize = 64 * 1024;
 
+/// A burst of so many publishes may be all that the broker lets be unacknowledged: Mosquitto's own limit
+/// is 20. Fewer are a trickle, which is worth no group commit of its own.
+const BURST_MIN: usize = 8;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -373,6 +377,14 @@ impl Session {
         !self.acks.is_empty()
             || self.intake.mode() != Mode::Flowing
             || self.subscriptions.waits_for_log()
+    }
+
+    /// The broker has paused. After a burst it may well wait for acknowledgements before it sends more,
+    /// so they are not to wait for more either.
+    pub(super) fn paused(&self) {
+        if self.acks.len() >= BURST_MIN {
+            self.ingest.hasten();
+        }
     }
 
     /// Nothing is owed to the broker.

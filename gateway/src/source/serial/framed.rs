@@ -125,8 +125,8 @@ impl Framed {
         Ok(())
     }
 
-    pub(super) fn all_committed(&self) -> bool {
-        self.uncommitted.is_empty()
+    pub(super) fn uncommitted(&self) -> usize {
+        self.uncommitted.len()
     }
 
     /// The port is gone, and with it the end of a frame that had begun.

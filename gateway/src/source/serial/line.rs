@@ -125,9 +125,14 @@ impl Line {
     }
 
     pub(super) fn all_committed(&self) -> bool {
+        self.uncommitted() == 0
+    }
+
+    /// Records that are not committed yet.
+    pub(super) fn uncommitted(&self) -> usize {
         match self {
-            Self::Shim(shim) => shim.all_committed(),
-            Self::Framed(framed) => framed.all_committed(),
+            Self::Shim(shim) => shim.uncommitted(),
+            Self::Framed(framed) => framed.uncommitted(),
         }
     }
 

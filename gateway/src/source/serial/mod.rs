@@ -72,6 +72,12 @@ const TRICKLE_BYTES: usize = 64;
 /// less than fills the kernel's buffer at 4 Mbaud.
 const GATHER: Duration = Duration::from_millis(3);
 
+/// Devices whose window is full send no more until they are acknowledged, so a burst of this many records
+/// that has ended is committed at once. It is the window of a shim device; fewer are a trickle.
+const BURST_MIN: usize = 8;
+/// The line has paused, and its burst has ended, if nothing has come for this long.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// Runs a serial source until it is stopped.
 ///
 /// When stopped it takes no more, waits up to 5 s for the commit of what it took, acknowledges
@@ -151,6 +157,8 @@ struct SerialSource {
     heard: Instant,
     /// Until then bytes gather unread.
     gather: Option<Instant>,
+    /// Something was heard since the log was last told of a pause.
+    may_pause: bool,
     /// The port was lost and nothing has been read since.
     dead: bool,
 }
@@ -169,6 +177,7 @@ impl SerialSource {
             reopen: REOPEN_MIN,
             heard: Instant::now(),
             gather: None,
+            may_pause: false,
             dead: false,
             config,
             wiring,
@@ -317,8 +326,22 @@ impl SerialSource {
         let now = Instant::now();
         self.gather = self.gather.filter(|&until| now < until);
         let gather = self.gather.map(|until| until - now);
-        let waits = [silence, gather].into_iter().flatten();
+        let waits = [silence, gather, self.pause_wait()].into_iter().flatten();
         Ok(waits.fold(self.answer_wait(&look), Duration::min))
+    }
+
+    /// Has a burst that has ended committed; else says how long it is until it may have ended.
+    fn pause_wait(&mut self) -> Option<Duration> {
+        if !self.may_pause || self.line.uncommitted() < BURST_MIN {
+            return None;
+        }
+        let left = PAUSE.saturating_sub(self.heard.elapsed());
+        if left.is_zero() {
+            self.may_pause = false;
+            self.wiring.ingest.hasten();
+            return None;
+        }
+        Some(left)
     }
 
     /// How long it is until the line has something to say and room to say it.
@@ -332,6 +355,7 @@ impl SerialSource {
     fn feed(&mut self, bytes: &[u8]) -> Result<(), LogFailed> {
         self.reopen = REOPEN_MIN;
         self.heard = Instant::now();
+        self.may_pause = true;
         self.dead = false;
         let ingest = &self.wiring.ingest;
         self.line.feed(bytes, &|record| ingest.try_append(record))?;

@@ -110,8 +110,8 @@ impl ShimLine {
         Ok(())
     }
 
-    pub(super) fn all_committed(&self) -> bool {
-        self.devices.uncommitted.is_empty()
+    pub(super) fn uncommitted(&self) -> usize {
+        self.devices.uncommitted.len()
     }
 
     /// Devices are told the time again.
