@@ -69,12 +69,11 @@ impl HeaderMaker {
     ) -> Made {
         let mut list = List::new(ATTRIBUTES + 2 + routed.headers().len());
         if self.set != HeaderSet::None {
-            list.add("ce_id", self.id.with(format_args!("{}", record.offset)));
+            list.add("ce_id", self.id.with_number(record.offset.get()));
         }
         if self.set == HeaderSet::CloudEvents {
             list.add("ce_specversion", "1.0");
-            let source = self.source.with(format_args!("/{}", record.source));
-            list.add("ce_source", source);
+            list.add("ce_source", self.source.with_text(&["/", record.source]));
             list.add("ce_type", "telemetry");
             list.add("ce_subject", record.subject);
             if let Some(time_ms) = time.ms {
@@ -103,14 +102,14 @@ impl HeaderMaker {
         let mut list = List::new(ATTRIBUTES);
         list.add("ce_type", "telemetry.gap");
         if self.set != HeaderSet::None {
-            let range = format_args!("{}-{}", span.first, span.last);
-            list.add("ce_id", self.id.with(range));
+            let range = format!("{}-{}", span.first, span.last);
+            list.add("ce_id", self.id.with_text(&[&range]));
         }
         if self.set == HeaderSet::CloudEvents {
             list.add("ce_specversion", "1.0");
             let source = match source {
-                Some(source) => self.source.with(format_args!("/{source}")),
-                None => self.source.with(format_args!("")),
+                Some(source) => self.source.with_text(&["/", source]),
+                None => self.source.with_text(&[]),
             };
             list.add("ce_source", source);
             if let Some(time_ms) = time_ms {
@@ -170,12 +169,14 @@ impl Prefixed {
         }
     }
 
-    fn with(&mut self, tail: std::fmt::Arguments<'_>) -> &str {
+    fn with_text(&mut self, tail: &[&str]) -> &str {
         self.text.truncate(self.prefix_bytes);
-        self.text
-            .write_fmt(tail)
-            .expect("text is written to memory");
+        self.text.extend(tail.iter().copied());
         &self.text
+    }
+
+    fn with_number(&mut self, tail: u64) -> &str {
+        self.with_text(&[itoa::Buffer::new().format(tail)])
     }
 }
 
@@ -211,7 +212,12 @@ impl TimeText {
             self.second = Some(second);
         }
         self.text.truncate(Self::SECOND_BYTES);
-        write!(self.text, ".{:03}Z", time_ms.rem_euclid(1000)).expect("text is written to memory");
+        // From 1000 on, so that there are three digits behind the first.
+        let thousandths = 1000 + time_ms.rem_euclid(1000);
+        self.text.push('.');
+        self.text
+            .push_str(&itoa::Buffer::new().format(thousandths)[1..]);
+        self.text.push('Z');
         &self.text
     }
 }

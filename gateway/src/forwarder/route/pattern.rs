@@ -120,8 +120,10 @@ impl Pattern {
                 return true;
             }
             let Some(start) = next else { return false };
-            let end = subject[start..]
-                .find('/')
+            // Levels are short: looking at each byte costs less than a search that is prepared for more.
+            let end = subject.as_bytes()[start..]
+                .iter()
+                .position(|byte| *byte == b'/')
                 .map_or(subject.len(), |at| start + at);
             match level {
                 Level::Exact(text) if *text != subject[start..end] => return false,
