@@ -29,7 +29,7 @@ pub(super) const IN_FLIGHT_BYTES_MAX: usize = 10 << 20;
 /// Shortest and longest wait for reports. librdkafka cannot wake us, so it is looked at, less and
 /// less often while nothing comes.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
-pub(super) const PAUSE_MAX: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// How long requests under way may take to be answered before a producer is given up. What is
 /// given up is sent again, and may then be there twice.
 const QUIESCE_MAX: Duration = Duration::from_secs(5);
@@ -348,6 +348,13 @@ impl Lane {
             received_mono_ms,
         });
         Streamed::Sent
+    }
+
+    /// What comes next may soon have to wait for reports.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.in_flight.len() > IN_FLIGHT_RECORDS_MAX / 4
+            || self.in_flight.outstanding_bytes() > IN_FLIGHT_BYTES_MAX / 4
+            || !self.parked.is_empty()
     }
 
     fn has_room(&self, bytes: usize) -> bool {

@@ -66,7 +66,7 @@ use aside::Reason;
 use backoff::{Backoff, Stop};
 use encode::{Encoder, Outgoing};
 pub use event_time::DeviceTimeWindow;
-use lane::{Alone, Lane, PAUSE_MAX, Streamed, Trouble};
+use lane::{Alone, Lane, Streamed, Trouble};
 use parking::{Parking, Take, returning};
 use reader::{Read, Reader};
 #[doc(hidden)]
@@ -130,6 +130,10 @@ pub enum ForwarderError {
 /// Longest wait for new records where nothing is in flight: how soon the watchdog sees that it lives. An
 /// idle board is woken as often.
 const IDLE_WAIT: Duration = Duration::from_secs(4);
+
+/// Longest wait for new records where something is in flight, and far from all that may be: reports only
+/// move the committed offset, which nobody waits for. Each group commit wakes us sooner.
+const REPORTS_WAIT: Duration = Duration::from_millis(20);
 
 /// Runs the forwarder on the calling thread until `stop` is set and everything synced is
 /// delivered or the grace period is over.
@@ -313,10 +317,10 @@ impl<'c> Forwarder<'c> {
         }
         let timeout = if lane.is_settled() {
             IDLE_WAIT
+        } else if lane.is_crowded() || draining {
+            lane.next_pause()
         } else {
-            // Nothing is sent, let alone reported, before a batch has lingered.
-            let linger = self.sender.config.kafka.linger.min(PAUSE_MAX);
-            lane.next_pause().max(linger)
+            REPORTS_WAIT
         };
         self.reader.wait(timeout);
         false
