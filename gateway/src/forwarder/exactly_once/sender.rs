@@ -30,6 +30,8 @@ use crate::record::Offset;
 /// Most records of a transaction; one that lasts `transaction_interval` rarely has as many. Of each its
 /// place is kept until the commit, 40 bytes.
 pub(super) const RECORDS_MAX: usize = 50_000;
+/// How many records are sent between two looks at the time.
+const DUE_EVERY: usize = 32;
 /// Most records of a transaction that are sent alone: what a refusal costs the others.
 const ALONE_RECORDS_MAX: usize = 64;
 /// Longest wait for a parking log that has just no room in memory, and how often it is looked at.
@@ -153,6 +155,8 @@ pub(super) struct Sender<'c> {
     /// They are sent alone to find the topic that Kafka refuses.
     pub(super) hunting: bool,
     pub(super) open: Option<Open>,
+    /// Memory of the last transaction's list, for the next one.
+    pub(super) spare: Vec<Sent>,
     /// Fingerprint of the record before the floor.
     pub(super) fingerprint: Option<u32>,
     /// Records on their way to parking logs; the position waits for them.
@@ -211,6 +215,7 @@ impl<'c> Sender<'c> {
             alone_until: Offset::ZERO,
             hunting: false,
             open: None,
+            spare: Vec::new(),
             fingerprint: None,
             parked: Vec::new(),
             held: false,
@@ -295,8 +300,10 @@ impl<'c> Sender<'c> {
         };
         self.open.as_ref().is_some_and(|open| {
             let full = open.records >= records_max;
+            // Where records come one by one, who finds no other one looks at the time.
+            let is_due = || open.records.is_multiple_of(DUE_EVERY) && Instant::now() >= open.due;
             // The markers of a hole go together: no position lies between them.
-            !open.midway && (full || Instant::now() >= open.due)
+            !open.midway && (full || is_due())
         })
     }
 
@@ -317,7 +324,7 @@ impl<'c> Sender<'c> {
             fingerprint: self.fingerprint.filter(|_| first == self.floor),
             midway: false,
             due: Instant::now() + self.transactions.interval,
-            sent: Vec::new(),
+            sent: std::mem::take(&mut self.spare),
             returned: None,
             records: 0,
             unreported: Unreported::default(),

@@ -247,7 +247,11 @@ impl Sender<'_> {
     }
 
     fn settle(&mut self) {
-        let Some(open) = self.open.take() else { return };
+        let Some(mut open) = self.open.take() else {
+            return;
+        };
+        open.sent.clear();
+        self.spare = open.sent;
         if open.next > self.floor {
             self.parking.release();
         }
