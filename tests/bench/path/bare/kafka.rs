@@ -90,11 +90,14 @@ impl Loop {
         serve(&self.producer)
     }
 
-    /// Waits until all that was sent is delivered, which no longer waits for more to come (linger).
+    /// Waits until all that was sent is delivered. rdkafka's `flush` comes in steps of 100 ms.
     fn settle(&self) -> Result<(), BenchError> {
-        self.producer.flush(WITHIN).map_err(failed)?;
-        if self.delivered()? < self.sent {
-            return Err(BenchError::Stuck("no delivery reports".to_owned()));
+        let give_up = Instant::now() + WITHIN;
+        while self.delivered()? < self.sent {
+            if Instant::now() >= give_up {
+                return Err(BenchError::Stuck("no delivery reports".to_owned()));
+            }
+            std::thread::sleep(PAUSE);
         }
         Ok(())
     }
@@ -106,7 +109,7 @@ impl Loop {
         while self.sent < full && Instant::now() < due {
             let some = (self.sent + SENT_TOGETHER).min(full);
             if self.delivered()? + UNREPORTED_MAX < some {
-                self.producer.poll(PAUSE);
+                std::thread::sleep(PAUSE);
                 continue;
             }
             while self.sent < some {
