@@ -33,7 +33,7 @@ const WAKEUPS_MAX: f64 = 5.0;
 const THREADS_MAX: f64 = 10.0;
 /// Four times what a line of least squares made of four minutes on an idle machine: a leak of two bytes a
 /// record.
-const GROWTH_KIB_A_MINUTE_MAX: f64 = 128.0;
+const GROWTH_KIB_A_MINUTE_MAX: f64 = 256.0;
 /// In an hour a leak of a byte a record shows, which makes 59.
 const GROWTH_KIB_A_MINUTE_MAX_LONG: f64 = 50.0;
 
