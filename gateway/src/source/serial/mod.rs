@@ -16,6 +16,7 @@
 //!   that does so for ever is said once, and tried on.
 //! - A frame that trickles in is let gather in the kernel: of sixteen full lines at 115,200 baud, each
 //!   of which brings bytes a thousand times a second, waking up was what cost most.
+//! - A burst that has ended is committed without waiting for more: its devices may wait for the ACK.
 //! - A full log: `shim` takes no frames, so that devices hold and resend; others stop reading.
 //! - A failed log ends the source. What it took and could not commit was never acknowledged.
 

@@ -128,6 +128,10 @@ struct Bench {
 
 impl Bench {
     fn start(framing: Framing) -> Self {
+        Self::committing_every(Duration::ZERO, framing)
+    }
+
+    fn committing_every(commit_interval: Duration, framing: Framing) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (gate, open) = watch::channel(true);
         let (catch_up, progress) = watch::channel(Progress {
@@ -142,7 +146,7 @@ impl Bench {
             dir: dir.path().join("log"),
             bytes_max: 16 * SEGMENT_BYTES_MIN,
             segment_bytes: SEGMENT_BYTES_MIN,
-            commit_interval: Duration::ZERO,
+            commit_interval,
             drop_oldest: false,
             age_max: None,
             compression: crate::commit_log::Compression::None,
@@ -299,6 +303,21 @@ async fn a_link_ack_waits_for_the_commit_and_a_duplicate_learns_only_what_is_dur
     bench.until(|b| b.synced() == 1).await;
     bench.open_gate();
     assert_eq!(device.hear(Kind::Ack).await, Header::ack(0, 1, 1));
+    bench.stopped().await;
+}
+
+#[tokio::test]
+async fn a_device_whose_window_is_full_does_not_wait_out_the_commit_interval() {
+    const WINDOW: u32 = 8;
+    let never = Duration::from_secs(3600);
+    let mut bench = Bench::committing_every(never, Framing::Shim);
+    let mut device = bench.device().await;
+    for round in 0..2 {
+        for sequence in round * WINDOW..(round + 1) * WINDOW {
+            device.write(&opaque(sequence)).await;
+        }
+        while device.hear(Kind::Ack).await != Header::ack(0, 1, (round + 1) * WINDOW) {}
+    }
     bench.stopped().await;
 }
 
