@@ -195,6 +195,14 @@ fn it_runs_as_installed(board: &mut ArmBoard) {
     assert_eq!(owner.trim(), "edge-gateway:edge-gateway:750");
 }
 
+/// What the gateway takes of the board, as the kernel tells it.
+fn footprint(board: &mut ArmBoard) -> String {
+    let status = format!("/proc/$(systemctl show --value -p MainPID {UNIT})/status");
+    board.run(&format!(
+        "grep -E '^(VmHWM|VmRSS|RssAnon|Threads):' {status}"
+    ))
+}
+
 /// Switches the board on and waits until it has taken something from each source. Says how long the
 /// sources were without it, and how it found its log.
 fn switch_on(board: &mut ArmBoard) -> String {
@@ -291,6 +299,7 @@ fn a_board_whose_plug_is_pulled_ten_times_loses_nothing_that_was_acknowledged() 
         broker.url()
     ));
     wait_for_load(&mut board);
+    println!("{}", footprint(&mut board));
 
     println!("| pull | when | kept of what was not flushed | not delivered when last asked |");
     println!("|---|---|---|---|");
@@ -309,6 +318,8 @@ fn a_board_whose_plug_is_pulled_ten_times_loses_nothing_that_was_acknowledged() 
         let counts = oracle.expect_all(topic, report.sent, arrives_within);
         println!("{topic}: {report:?}, in Kafka {counts:?}");
     }
+    // With the backlog of all pulls drained.
+    println!("{}", footprint(&mut board));
     board.run(&format!("systemctl stop {UNIT}"));
     println!("{}", board.run("edge-gateway buffer verify"));
 }
