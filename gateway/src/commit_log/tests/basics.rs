@@ -79,6 +79,7 @@ fn a_record_is_committed_by_itself_at_whatever_moment_it_comes() {
         assert!(append(&opened.log, number));
         let progress = opened.log.wait(Offset::new(number), PATIENCE);
         assert!(progress.synced > Offset::new(number));
+        opened.log.commit(progress.synced);
         // From right behind the commit to long after it.
         std::thread::sleep(interval * (number % 8) as u32 / 4);
     }
