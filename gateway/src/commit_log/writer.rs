@@ -187,19 +187,20 @@ impl Writer {
                     Some(due)
                 }
                 None if inner.closing => return Work::Close,
-                None if now < look => Some(look),
                 None => {
                     let slot = (inner.committed, inner.progress.synced);
                     let stale = slot != (self.slot_written.committed, self.slot_written.synced);
                     if stale && now >= slot_due {
                         return Work::WriteSlot;
                     }
-                    stale.then_some(slot_due)
+                    let slot_due = stale.then_some(slot_due);
+                    let look = (now < look).then_some(look);
+                    slot_due.into_iter().chain(look).min()
                 }
             };
             let wake = wake.into_iter().chain(expiry_due).min();
             inner.sleeps = wake.is_none();
-            inner.looks = wake == Some(look);
+            inner.looks = now < look && (inner.looks || inner.gathering_since.is_none());
             inner = match wake {
                 None => self
                     .shared

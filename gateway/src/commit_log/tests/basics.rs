@@ -1,6 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::fs::RealFs;
 use super::super::{AppendError, CommitLog, Condition, Options, SEGMENT_BYTES_MIN};
@@ -64,6 +64,27 @@ fn a_hastened_commit_does_not_wait_out_the_interval() {
         assert_eq!(progress.synced, Offset::new(number), "it waits for others");
         log.hasten();
         assert!(log.wait(Offset::new(number), PATIENCE).synced > Offset::new(number));
+    }
+}
+
+#[test]
+fn a_long_commit_interval_does_not_keep_the_committed_offset_from_the_slots() {
+    let options = Options {
+        commit_interval: Duration::from_secs(3600),
+        ..options()
+    };
+    let fs = SimFs::default();
+    let opened = open_with(Arc::new(fs.clone()), options, Told::default()).expect("open");
+    assert!(append(&opened.log, 0));
+    opened.log.hasten();
+    let progress = opened.log.wait(Offset::ZERO, PATIENCE);
+    assert_eq!(progress.synced, Offset::new(1));
+    let syncs = fs.syncs();
+    opened.log.commit(progress.synced);
+    let give_up = Instant::now() + PATIENCE;
+    while fs.syncs() == syncs {
+        assert!(Instant::now() < give_up, "no slot was written");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
