@@ -8,12 +8,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use firmware_shim::decoder::{Decoder, Outcome};
-use firmware_shim::frame::{self, Header, Kind, body_bytes};
+use firmware_shim::frame::{Header, body_bytes};
 use system_tests::gateway::Gateway;
 use system_tests::pty::Pty;
 
 use super::Surroundings;
 use crate::error::BenchError;
+use crate::frames;
 use crate::report::{Report, Target};
 
 const WARM_UP_TRIPS: u32 = 200;
@@ -58,18 +59,11 @@ fn add(what: &str, median: Target, mut times_ms: Vec<f64>, report: &mut Report) 
 
 /// Sends a message and waits until it is acknowledged; returns how long that took.
 fn trip(pty: &mut Pty, decoder: &mut Decoder<{ body_bytes(8) }>, sequence: u32) -> f64 {
-    let header = Header {
-        kind: Kind::Opaque,
-        address: 0,
-        session: 1,
-        sequence,
-        backlog: 0,
-    };
-    let mut bytes = [0; frame::FRAME_BYTES_MAX];
-    let used = frame::encode(header, &PAYLOAD, &mut bytes).expect("the largest frame fits");
+    let mut bytes = Vec::new();
+    frames::encode(sequence, &PAYLOAD, &mut bytes);
     let acknowledged = Header::ack(0, 1, sequence + 1);
     let start = Instant::now();
-    pty.send(&bytes[..used]);
+    pty.send(&bytes);
     loop {
         for byte in pty.receive() {
             if let Outcome::Frame(frame) = decoder.push(byte)
