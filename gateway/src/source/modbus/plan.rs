@@ -239,18 +239,7 @@ mod tests {
 
     use super::*;
     use crate::config::{ValueType, WordOrder};
-
-    fn register(name: &str, kind: RegisterKind, address: u16, value: ValueType) -> Register {
-        Register {
-            name: name.to_owned(),
-            kind,
-            address,
-            value,
-            order: WordOrder::Abcd,
-            scale: None,
-            unit: None,
-        }
-    }
+    use crate::source::modbus::tests::support::register;
 
     fn unit(registers: Vec<Register>) -> ModbusUnit {
         ModbusUnit {
