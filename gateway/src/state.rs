@@ -9,7 +9,7 @@
 
 pub mod window;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use firmware_shim::link::LinkState;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ const WINDOW_ENTRY_BYTES: u64 = 1 + 9 + 3 + 1 + 9;
 #[derive(Clone, Debug, Default)]
 pub struct RecoveredSource {
     /// Link sessions by address.
-    pub links: HashMap<u8, LinkState>,
+    pub links: BTreeMap<u8, LinkState>,
     /// The source has stored MQTT records before: a session is expected at the broker.
     pub mqtt_session_expected: bool,
     /// Which session that is; empty before the first.
@@ -481,6 +481,7 @@ mod tests {
             segment_bytes: SEGMENT_BYTES,
             commit_interval: Duration::ZERO,
             drop_oldest: false,
+            reserve: false,
             age_max: None,
             compression: Compression::None,
             clock: Arc::new(SystemClock::default()),

@@ -21,10 +21,13 @@
 //! Topic and payload are compared by a checksum and their lengths: they only have to tell apart what
 //! used one identifier in one session.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::record::{Offset, Settled};
 
+/// How many forgotten ones may lie among few others.
+const SPARE_PLACES: usize = 64;
 /// Entries of a window whose bound nobody has set.
 pub(super) const ENTRIES_DEFAULT: usize = 1000;
 
@@ -54,13 +57,35 @@ impl Content {
     }
 }
 
-/// See the module.
+/// See the module. Every record comes by here twice, so that nothing is allocated for one.
 #[derive(Clone, Debug)]
 pub struct Window {
-    /// In the order in which they were stored.
-    stored: BTreeMap<Offset, Identity>,
-    by_packet_id: HashMap<u16, Offset>,
+    /// In the order of their offsets; `None` where one was forgotten among others.
+    stored: VecDeque<(Offset, Option<Identity>)>,
+    /// Those of `stored` that are not forgotten.
+    by_packet_id: HashMap<u16, Offset, BuildHasherDefault<PacketIdHasher>>,
     entries_max: usize,
+}
+
+/// A multiplicative hash: there are no more packet identifiers than a table of them can hold.
+#[derive(Clone, Copy, Debug, Default)]
+struct PacketIdHasher(u64);
+
+impl Hasher for PacketIdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u16(u16::from(*byte));
+        }
+    }
+
+    fn write_u16(&mut self, id: u16) {
+        // 2^64 by the golden ratio: neighbours are far apart, in the upper bits as in the lower ones.
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// A window's entry in a checkpoint: offset, packet identifier, quality of service, content.
@@ -78,8 +103,8 @@ impl Window {
     #[must_use]
     pub fn new(entries_max: usize) -> Self {
         Self {
-            stored: BTreeMap::new(),
-            by_packet_id: HashMap::new(),
+            stored: VecDeque::new(),
+            by_packet_id: HashMap::default(),
             entries_max,
         }
     }
@@ -87,21 +112,25 @@ impl Window {
     /// Where the record is of which a publish with DUP is the second delivery (W2 to W4).
     #[must_use]
     pub fn find(&self, publish: &Identity) -> Option<Offset> {
-        let offset = self.by_packet_id.get(&publish.packet_id)?;
-        (self.stored.get(offset) == Some(publish)).then_some(*offset)
+        let offset = *self.by_packet_id.get(&publish.packet_id)?;
+        (self.get(offset) == Some(publish)).then_some(offset)
     }
 
-    /// A publish has its place in the log.
+    /// A publish has its place in the log, behind all others.
     pub fn store(&mut self, offset: Offset, publish: Identity) {
-        if let Some(earlier) = self.by_packet_id.insert(publish.packet_id, offset) {
-            self.stored.remove(&earlier);
+        debug_assert!(self.stored.back().is_none_or(|(last, _)| *last < offset));
+        if let Some(earlier) = self.by_packet_id.insert(publish.packet_id, offset)
+            && let Ok(index) = self.index(earlier)
+        {
+            self.stored[index].1 = None;
         }
-        self.stored.insert(offset, publish);
-        while self.stored.len() > self.entries_max {
-            if let Some((_, oldest)) = self.stored.pop_first() {
+        self.stored.push_back((offset, Some(publish)));
+        while self.len() > self.entries_max {
+            if let Some((_, Some(oldest))) = self.stored.pop_front() {
                 self.by_packet_id.remove(&oldest.packet_id);
             }
         }
+        self.tidy();
     }
 
     /// Forgets what the broker has no reason to send again.
@@ -111,25 +140,43 @@ impl Window {
     }
 
     fn forget_below(&mut self, below: Offset, qos: u8) {
-        let gone = |(_, publish): &(&Offset, &Identity)| publish.qos == qos;
-        let gone: Vec<Offset> = self
-            .stored
-            .range(..below)
-            .filter(gone)
-            .map(|(offset, _)| *offset)
-            .collect();
-        for offset in gone {
-            if let Some(publish) = self.stored.remove(&offset) {
-                self.by_packet_id.remove(&publish.packet_id);
+        let older = self.stored.iter_mut();
+        for (_, publish) in older.take_while(|(offset, _)| *offset < below) {
+            if let Some(known) = publish
+                && known.qos == qos
+            {
+                self.by_packet_id.remove(&known.packet_id);
+                *publish = None;
             }
         }
+        self.tidy();
+    }
+
+    /// Removes what was forgotten: at the front at once, behind one that stays once there is as much of
+    /// it as of the others.
+    fn tidy(&mut self) {
+        while let Some((_, None)) = self.stored.front() {
+            self.stored.pop_front();
+        }
+        if self.stored.len() > 2 * self.len() + SPARE_PLACES {
+            self.stored.retain(|(_, publish)| publish.is_some());
+        }
+    }
+
+    fn index(&self, offset: Offset) -> Result<usize, usize> {
+        self.stored.binary_search_by_key(&offset, |entry| entry.0)
+    }
+
+    fn get(&self, offset: Offset) -> Option<&Identity> {
+        let index = self.index(offset).ok()?;
+        self.stored[index].1.as_ref()
     }
 
     /// Where the record of an unreleased publish at `QoS` 2 is.
     #[must_use]
     pub fn unreleased(&self, packet_id: u16) -> Option<Offset> {
         let offset = *self.by_packet_id.get(&packet_id)?;
-        (self.stored.get(&offset)?.qos == 2).then_some(offset)
+        (self.get(offset)?.qos == 2).then_some(offset)
     }
 
     /// The session is gone, and its identifiers mean nothing any more.
@@ -141,25 +188,25 @@ impl Window {
     /// What it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.stored.len()
+        self.by_packet_id.len()
     }
 
     /// It holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.stored.is_empty()
+        self.by_packet_id.is_empty()
     }
 
     pub(super) fn checkpoint(&self) -> Vec<EntryCheckpoint> {
-        let entry = |(offset, publish): (&Offset, &Identity)| {
+        let entry = |(offset, publish): &(Offset, Option<Identity>)| {
             let Identity {
                 packet_id,
                 qos,
                 content: Content(content),
-            } = *publish;
-            (offset.get(), packet_id, qos, content)
+            } = (*publish)?;
+            Some((offset.get(), packet_id, qos, content))
         };
-        self.stored.iter().map(entry).collect()
+        self.stored.iter().filter_map(entry).collect()
     }
 
     pub(super) fn restore(&mut self, entries: Vec<EntryCheckpoint>) {
@@ -259,6 +306,24 @@ mod tests {
         }
     }
 
+    fn live(window: &Window) -> Vec<(Offset, Identity)> {
+        let live = |(offset, publish): &(Offset, Option<Identity>)| Some((*offset, (*publish)?));
+        window.stored.iter().filter_map(live).collect()
+    }
+
+    #[test]
+    fn one_that_is_never_released_does_not_keep_the_room_of_those_behind_it() {
+        let mut window = Window::default();
+        window.store(at(0), publish(1, 2, b"x"));
+        for offset in 1..10_000 {
+            window.store(at(offset), publish(2, 1, b"x"));
+            window.settle(acknowledged(offset));
+            assert!(window.stored.len() <= 2 * 2 + SPARE_PLACES);
+        }
+        assert_eq!(window.unreleased(1), Some(at(0)));
+        assert_eq!(window.find(&publish(2, 1, b"x")), Some(at(9999)));
+    }
+
     proptest! {
         #[test]
         fn a_window_stays_within_its_bound_and_keeps_the_newest(
@@ -269,16 +334,17 @@ mod tests {
             for (offset, (packet_id, qos)) in ids.iter().enumerate() {
                 window.store(at(offset as u64), publish(*packet_id, *qos, b"x"));
                 prop_assert!(window.len() <= 20);
-                prop_assert_eq!(window.by_packet_id.len(), window.len());
+                prop_assert_eq!(live(&window).len(), window.len());
+                prop_assert!(window.stored.len() <= 2 * window.len() + SPARE_PLACES);
                 let newest = window.find(&publish(*packet_id, *qos, b"x"));
                 prop_assert_eq!(newest, Some(at(offset as u64)));
             }
             window.settle(acknowledged(settle).joined(released(settle)));
-            prop_assert_eq!(window.by_packet_id.len(), window.len());
-            prop_assert!(window.stored.keys().all(|offset| *offset >= at(settle)));
+            prop_assert_eq!(live(&window).len(), window.len());
+            prop_assert!(live(&window).iter().all(|(offset, _)| *offset >= at(settle)));
             let mut restored = Window::new(20);
             restored.restore(window.checkpoint());
-            prop_assert_eq!(restored.stored, window.stored);
+            prop_assert_eq!(live(&restored), live(&window));
             prop_assert_eq!(restored.by_packet_id, window.by_packet_id);
         }
     }

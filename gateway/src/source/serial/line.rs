@@ -1,7 +1,7 @@
 //! What every framing is to the loop: bytes go in, records go to the log, and what has become
 //! durable comes back. Nothing here waits.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firmware_shim::link::LinkState;
@@ -44,7 +44,7 @@ pub(super) enum Line {
 }
 
 impl Line {
-    pub(super) fn new(config: &Serial, intake: Intake, links: &HashMap<u8, LinkState>) -> Self {
+    pub(super) fn new(config: &Serial, intake: Intake, links: &BTreeMap<u8, LinkState>) -> Self {
         let format = config.format();
         match config.framing {
             Framing::Shim => Self::Shim(Box::new(ShimLine::new(
@@ -133,6 +133,14 @@ impl Line {
         match self {
             Self::Shim(shim) => shim.uncommitted(),
             Self::Framed(framed) => framed.uncommitted(),
+        }
+    }
+
+    /// How many messages a device waits to have acknowledged, and the last of them.
+    pub(super) fn unacknowledged(&self) -> Option<(usize, Ticket)> {
+        match self {
+            Self::Shim(shim) => shim.unacknowledged(),
+            Self::Framed(_) => None,
         }
     }
 

@@ -32,7 +32,7 @@ mod tests;
 mod usb;
 mod wall;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firmware_shim::link::LinkState;
@@ -63,7 +63,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// How long the last ACKs may take to be written.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
 /// Bytes taken off the line at once: at 3 Mbit/s what comes in 7 ms.
-const READ_BYTES: usize = 2048;
+const READ_BYTES: usize = 4096;
 
 /// A read of fewer bytes than this has caught up with the line. No less than a UART's or a USB
 /// adapter's FIFO holds.
@@ -165,7 +165,7 @@ struct SerialSource {
 }
 
 impl SerialSource {
-    fn new(config: Serial, wiring: Wiring, links: &HashMap<u8, LinkState>) -> Self {
+    fn new(config: Serial, wiring: Wiring, links: &BTreeMap<u8, LinkState>) -> Self {
         let intake = Intake {
             name: wiring.name.clone(),
             metrics: wiring.metrics.clone(),
@@ -333,13 +333,14 @@ impl SerialSource {
 
     /// Has a burst that has ended committed; else says how long it is until it may have ended.
     fn pause_wait(&mut self) -> Option<Duration> {
-        if !self.may_pause || self.line.uncommitted() < BURST_MIN {
+        let (burst, last) = self.line.unacknowledged()?;
+        if !self.may_pause || burst < BURST_MIN {
             return None;
         }
         let left = PAUSE.saturating_sub(self.heard.elapsed());
         if left.is_zero() {
             self.may_pause = false;
-            self.wiring.ingest.hasten();
+            self.wiring.ingest.hasten(last);
             return None;
         }
         Some(left)

@@ -1,6 +1,6 @@
 //! The source at a pseudo-terminal, with a commit log in a directory of its own.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -148,6 +148,7 @@ impl Bench {
             segment_bytes: SEGMENT_BYTES_MIN,
             commit_interval,
             drop_oldest: false,
+            reserve: false,
             age_max: None,
             compression: crate::commit_log::Compression::None,
             clock: Arc::new(crate::clock::SystemClock::default()),
@@ -166,7 +167,7 @@ impl Bench {
             stop: stop.clone(),
         };
         let config = config(dir.path().join("tty"), framing);
-        let source = SerialSource::new(config, wiring, &HashMap::new());
+        let source = SerialSource::new(config, wiring, &BTreeMap::new());
         Self {
             source: tokio::spawn(source.run()),
             dir,

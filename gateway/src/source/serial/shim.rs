@@ -9,7 +9,7 @@
 //! for the mark and not for the message, the mark is remembered; if the gateway dies between the
 //! two, it is made twice.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use firmware_shim::decoder::{Decoder, Outcome};
 use firmware_shim::frame::{self, Frame, Header, Kind, time_payload};
@@ -22,7 +22,7 @@ use super::wall::Look;
 use crate::clock;
 use crate::commit_log::{AppendError, Progress};
 use crate::ingest::{Committed, NotCommitted, Ticket};
-use crate::record::{GapNote, NewRecord, Origin, PayloadKind, serial_subject};
+use crate::record::{GapNote, NewRecord, Origin, PayloadKind, SourceName, Stamp, serial_subject};
 
 /// A line with shim devices on it.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct ShimLine {
 #[derive(Debug)]
 struct Devices {
     intake: Intake,
-    by_address: HashMap<u8, Device>,
+    by_address: BTreeMap<u8, Device>,
     /// Appended and not known to be durable, in order. As many as the log's own buffer holds.
     uncommitted: VecDeque<Uncommitted>,
 }
@@ -45,6 +45,15 @@ struct Device {
     receiver: Receiver,
     /// How much of the gap before the next message is marked in the log.
     gap_marked: u64,
+    subject: Subject,
+}
+
+/// The subject of a device's records, which changes as seldom as its name.
+#[derive(Debug, Default)]
+struct Subject {
+    /// By which it was made; `None` for a device without a name, which has its address.
+    name: Option<String>,
+    text: String,
 }
 
 #[derive(Debug)]
@@ -59,7 +68,7 @@ impl ShimLine {
     pub(super) fn new(
         intake: Intake,
         frame_bytes_max: usize,
-        recovered: &HashMap<u8, LinkState>,
+        recovered: &BTreeMap<u8, LinkState>,
     ) -> Self {
         let device = |(&address, &state)| (address, Device::new(address, Some(state)));
         Self {
@@ -73,13 +82,14 @@ impl ShimLine {
     }
 
     pub(super) fn feed(&mut self, bytes: &[u8], sink: &Sink<'_>) -> Result<(), LogFailed> {
+        let received = clock::now();
         let mut rest = bytes;
         while !rest.is_empty() {
             let (taken, outcome) = self.decoder.take(rest);
             rest = &rest[taken..];
             match outcome {
                 Outcome::Pending => {}
-                Outcome::Frame(frame) => self.devices.receive(&frame, sink)?,
+                Outcome::Frame(frame) => self.devices.receive(&frame, received, sink)?,
                 Outcome::Rejected(rejection) => {
                     self.devices
                         .intake
@@ -112,6 +122,11 @@ impl ShimLine {
 
     pub(super) fn uncommitted(&self) -> usize {
         self.devices.uncommitted.len()
+    }
+
+    pub(super) fn unacknowledged(&self) -> Option<(usize, Ticket)> {
+        let last = self.devices.uncommitted.back()?;
+        Some((self.uncommitted(), last.ticket))
     }
 
     /// Devices are told the time again.
@@ -168,58 +183,23 @@ impl Device {
         Self {
             receiver: Receiver::new(address, stored),
             gap_marked: 0,
-        }
-    }
-}
-
-impl Devices {
-    fn receive(&mut self, frame: &Frame<'_>, sink: &Sink<'_>) -> Result<(), LogFailed> {
-        if !frame.header.kind.is_data() {
-            return Ok(());
-        }
-        let address = frame.header.address;
-        let device = self
-            .by_address
-            .entry(address)
-            .or_insert_with(|| Device::new(address, None));
-        match device.receiver.receive(frame) {
-            Verdict::Take(take) => self.take(frame, take, sink),
-            Verdict::Duplicate => {
-                self.intake.metrics.duplicates.inc();
-                Ok(())
-            }
-            Verdict::Ahead | Verdict::Ignored => Ok(()),
+            subject: Subject::default(),
         }
     }
 
-    fn take(&mut self, frame: &Frame<'_>, take: Take, sink: &Sink<'_>) -> Result<(), LogFailed> {
-        match self.append(frame, &take, sink) {
-            Ok(ticket) => {
-                self.taken(frame.header.address, take, ticket);
-                Ok(())
-            }
-            // The device holds it and sends it again.
-            Err(AppendError::Full) => Ok(()),
-            // No segment holds 1 KiB: a budget that only a person can mend.
-            Err(AppendError::TooLarge { .. }) => {
-                self.intake.metrics.frame_rejected("too_long");
-                Ok(())
-            }
-            Err(AppendError::Closed) => Err(LogFailed),
-        }
-    }
-
+    /// Puts a message into the log, behind a mark of what is missing before it.
     fn append(
         &mut self,
+        source: &SourceName,
         frame: &Frame<'_>,
         take: &Take,
+        received: Stamp,
         sink: &Sink<'_>,
     ) -> Result<Ticket, AppendError> {
-        let (kind, device_name) = content(frame);
-        let subject = serial_subject(&self.intake.name, &device_name);
+        let (kind, name) = content(frame);
         let record = NewRecord {
-            source: &self.intake.name,
-            subject: &subject,
+            source,
+            subject: self.subject.of(source, frame.header.address, name),
             kind,
             origin: Origin::Link {
                 address: frame.header.address,
@@ -227,33 +207,80 @@ impl Devices {
                 sequence: take.sequence,
                 crc: take.crc,
             },
-            received: clock::now(),
+            received,
             payload: frame.payload,
         };
-        let device = self
-            .by_address
-            .get_mut(&frame.header.address)
-            .expect("a frame is judged by its device");
-        let unmarked = take.gap.saturating_sub(device.gap_marked);
+        let unmarked = take.gap.saturating_sub(self.gap_marked);
         if unmarked > 0 {
             mark_gap(&record, unmarked, sink)?;
-            device.gap_marked = take.gap;
+            self.gap_marked = take.gap;
         }
         sink(&record)
     }
+}
 
-    fn taken(&mut self, address: u8, take: Take, ticket: Ticket) {
-        if let Some(device) = self.by_address.get_mut(&address) {
-            device.receiver.taken(&take);
-            device.gap_marked = 0;
+impl Subject {
+    fn of(&mut self, source: &SourceName, address: u8, name: Option<&str>) -> &str {
+        if self.text.is_empty() || self.name.as_deref() != name {
+            self.text = match name {
+                Some(name) => serial_subject(source, name),
+                None => serial_subject(source, &address.to_string()),
+            };
+            self.name = name.map(str::to_owned);
         }
-        self.intake.metrics.received.inc();
-        self.intake.metrics.link_gaps.inc_by(take.gap);
-        self.uncommitted.push_back(Uncommitted {
-            ticket,
-            address,
-            take,
-        });
+        &self.text
+    }
+}
+
+impl Devices {
+    fn receive(
+        &mut self,
+        frame: &Frame<'_>,
+        received: Stamp,
+        sink: &Sink<'_>,
+    ) -> Result<(), LogFailed> {
+        if !frame.header.kind.is_data() {
+            return Ok(());
+        }
+        let Self {
+            intake,
+            by_address,
+            uncommitted,
+        } = self;
+        let address = frame.header.address;
+        let device = by_address
+            .entry(address)
+            .or_insert_with(|| Device::new(address, None));
+        let take = match device.receiver.receive(frame) {
+            Verdict::Take(take) => take,
+            Verdict::Duplicate => {
+                intake.metrics.duplicates.inc();
+                return Ok(());
+            }
+            Verdict::Ahead | Verdict::Ignored => return Ok(()),
+        };
+        match device.append(&intake.name, frame, &take, received, sink) {
+            Ok(ticket) => {
+                device.receiver.taken(&take);
+                device.gap_marked = 0;
+                intake.metrics.received.inc();
+                intake.metrics.link_gaps.inc_by(take.gap);
+                uncommitted.push_back(Uncommitted {
+                    ticket,
+                    address,
+                    take,
+                });
+                Ok(())
+            }
+            // The device holds it and sends it again.
+            Err(AppendError::Full) => Ok(()),
+            // No segment holds 1 KiB: a budget that only a person can mend.
+            Err(AppendError::TooLarge { .. }) => {
+                intake.metrics.frame_rejected("too_long");
+                Ok(())
+            }
+            Err(AppendError::Closed) => Err(LogFailed),
+        }
     }
 
     /// Only here does a receiver learn that a message is durable, and only with the log's word.
@@ -265,15 +292,11 @@ impl Devices {
     }
 }
 
-/// How to read a frame's payload, and whose it is.
-fn content(frame: &Frame<'_>) -> (PayloadKind, String) {
-    let address = || frame.header.address.to_string();
+/// How to read a frame's payload, and whose it is, if it says so.
+fn content<'a>(frame: &Frame<'a>) -> (PayloadKind, Option<&'a str>) {
     match frame.header.kind {
-        Kind::Senml => {
-            let name = senml::base_name(frame.payload).map(str::to_owned);
-            (PayloadKind::SenmlCbor, name.unwrap_or_else(address))
-        }
-        Kind::Opaque | Kind::Ack | Kind::Time => (PayloadKind::Opaque, address()),
+        Kind::Senml => (PayloadKind::SenmlCbor, senml::base_name(frame.payload)),
+        Kind::Opaque | Kind::Ack | Kind::Time => (PayloadKind::Opaque, None),
     }
 }
 

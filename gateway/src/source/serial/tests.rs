@@ -2,7 +2,7 @@
 //! acknowledged.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firmware_shim::decoder::{Decoder, Outcome};
@@ -113,7 +113,7 @@ impl Bench {
     }
 
     fn shim(&self) -> ShimLine {
-        ShimLine::new(self.intake(), 1024, &HashMap::new())
+        ShimLine::new(self.intake(), 1024, &BTreeMap::new())
     }
 
     fn lines(&self) -> Framed {
@@ -319,7 +319,7 @@ fn a_restarted_gateway_knows_what_it_has_stored() {
         });
         state.accept(1, sequence, crc.expect("a whole frame"));
     }
-    let mut shim = ShimLine::new(bench.intake(), 1024, &HashMap::from([(5, state)]));
+    let mut shim = ShimLine::new(bench.intake(), 1024, &BTreeMap::from([(5, state)]));
     bench.feed_shim(&mut shim, &opaque(2, b"x"));
     bench.feed_shim(&mut shim, &opaque(3, b"y"));
     assert_eq!(bench.log.payloads(), [b"y"]);
