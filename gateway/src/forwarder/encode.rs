@@ -19,6 +19,9 @@ use crate::record::{Offset, PayloadKind, RecordView};
 /// What librdkafka keeps for a message beside its contents. Chosen by eye from its structure, not
 /// measured.
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
+/// How often it may hold a value: in the message, in a request, and compressed. With payloads of 8 KiB
+/// heaptrack saw 5.7, 4.0 and 4.3 MiB.
+const VALUE_COPIES: usize = 3;
 
 /// What goes out for one place in the log.
 #[derive(Clone, Copy, Debug)]
@@ -295,7 +298,10 @@ impl Encoder {
 fn encoded(message: Message<'_>, header_bytes: usize) -> Encoded<'_> {
     let key_bytes = message.key.map_or(0, str::len);
     Encoded {
-        bytes: MESSAGE_OVERHEAD_BYTES + header_bytes + key_bytes + message.value.len(),
+        bytes: MESSAGE_OVERHEAD_BYTES
+            + header_bytes
+            + key_bytes
+            + VALUE_COPIES * message.value.len(),
         message,
     }
 }

@@ -24,8 +24,10 @@ use crate::record::Offset;
 /// Most messages in flight: each takes some 1.5 KiB while a backlog drains (measured with payloads of
 /// 200 bytes, `tests/footprint`); at 20,000 records a second, 0.4 s of a slow Kafka.
 pub(super) const IN_FLIGHT_RECORDS_MAX: usize = 8_000;
-/// Most memory they hold in the producer; one message may always be in flight.
-pub(super) const IN_FLIGHT_BYTES_MAX: usize = 10 << 20;
+/// Most memory they hold in the producer; one message may always be in flight. It is what the messages above
+/// take with payloads of 200 bytes, and 4.5 MiB of payloads of 8 KiB: over a line with a round trip of
+/// 100 ms, 360 Mbit/s.
+pub(super) const IN_FLIGHT_BYTES_MAX: usize = 14 << 20;
 /// Shortest and longest wait for reports. librdkafka cannot wake us, so it is looked at, less and
 /// less often while nothing comes.
 const PAUSE_MIN: Duration = Duration::from_millis(1);

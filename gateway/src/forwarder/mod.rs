@@ -166,6 +166,10 @@ fn at_least_once(
     let forwarder = Forwarder::new(config, context, grace)?;
     thread::scope(|scope| {
         let (mut returner, mut returning) = (Some(returner), None);
+        let end = EndOfReturning {
+            over: &over,
+            parking: &parking,
+        };
         let forwarded = forwarder.run(&over, &mut || {
             if let Some(returner) = returner.take() {
                 let thread = thread::Builder::new()
@@ -175,14 +179,27 @@ fn at_least_once(
             }
             Ok(())
         });
-        over.store(true, Ordering::Release);
-        parking.wake();
+        drop(end);
         let Some(returning) = returning else {
             return forwarded;
         };
         let returned = returning.join();
         forwarded.and(returned.unwrap_or_else(|panic| resume_unwind(panic)))
     })
+}
+
+/// Ends the thread that returns parked records, also where the forwarder has panicked: its scope would
+/// wait for that thread for ever, and nobody would be told.
+struct EndOfReturning<'a> {
+    over: &'a AtomicBool,
+    parking: &'a Parking,
+}
+
+impl Drop for EndOfReturning<'_> {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        self.parking.wake();
+    }
 }
 
 /// How records are being sent.

@@ -1,9 +1,11 @@
 //! The state machine of parked topics, on a disk.
 
 use std::path::Path;
+use std::sync::mpsc;
 
 use proptest::prelude::*;
 
+use super::super::EndOfReturning;
 use super::*;
 use crate::commit_log::Item;
 use crate::config;
@@ -275,4 +277,29 @@ proptest! {
             prop_assert_eq!(parked(&parking), (returned..end).collect::<Vec<u64>>());
         }
     }
+}
+
+#[test]
+fn a_forwarder_that_panics_leaves_nobody_waiting_for_parked_records() {
+    let dir = tempfile::tempdir().expect("directory");
+    let parking = opened(dir.path());
+    let over = Arc::new(AtomicBool::new(false));
+    let (ended, has_ended) = mpsc::channel();
+    let waiter = (parking.clone(), Arc::clone(&over));
+    std::thread::spawn(move || {
+        let (parking, over) = waiter;
+        while !over.load(Ordering::Acquire) {
+            parking.wait(PATIENCE, &over);
+        }
+        ended.send(()).expect("the test waits");
+    });
+    let forwarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _end = EndOfReturning {
+            over: &over,
+            parking: &parking,
+        };
+        panic!("of a test");
+    }));
+    assert!(forwarded.is_err());
+    assert_eq!(has_ended.recv_timeout(PATIENCE), Ok(()));
 }
