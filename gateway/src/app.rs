@@ -212,6 +212,7 @@ impl Gateway {
                 WhenFull::Block => false,
                 WhenFull::DropOldest => true,
             },
+            reserve: true,
             age_max: config.buffer.age_max,
             compression: config.buffer.compression,
             clock: Arc::new(SystemClock::default()),

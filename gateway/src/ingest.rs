@@ -9,6 +9,8 @@
 //! an append beyond it is refused with [`AppendError::Full`] and tried again when the log has
 //! moved on.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use crate::commit_log::{AppendError, CommitLog, Condition, Progress};
@@ -135,8 +137,14 @@ impl Ingest {
     }
 
     /// See [`CommitLog::hasten`].
-    pub fn hasten(&self) {
-        self.log.hasten();
+    pub fn hasten(&self, last: Ticket) {
+        self.log.hasten(last.offset);
+    }
+
+    /// See [`CommitLog::commit_interval`].
+    #[must_use]
+    pub fn commit_interval(&self) -> Duration {
+        self.log.commit_interval()
     }
 
     /// A receiver of the log's progress of its own.

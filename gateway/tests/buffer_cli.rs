@@ -36,6 +36,7 @@ fn open(data_dir: &Path) -> CommitLog {
         segment_bytes: SEGMENT_BYTES_MIN,
         commit_interval: Duration::ZERO,
         drop_oldest: false,
+        reserve: false,
         age_max: None,
         compression: Compression::None,
         clock: Arc::new(SystemClock::default()),

@@ -37,6 +37,7 @@ pub(crate) fn options(dir: &Path, bytes_max: u64) -> Options {
         segment_bytes: SEGMENT_BYTES,
         commit_interval: Duration::ZERO,
         drop_oldest: false,
+        reserve: false,
         age_max: None,
         compression: Compression::None,
         clock: Arc::new(SystemClock::default()),

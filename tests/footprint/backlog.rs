@@ -174,6 +174,7 @@ fn fill(dir: &Path) -> u64 {
         segment_bytes: 8 << 20,
         commit_interval: Duration::from_millis(5),
         drop_oldest: false,
+        reserve: false,
         age_max: None,
         compression: Compression::None,
         clock: Arc::new(SystemClock::default()),

@@ -93,9 +93,13 @@ use fs::Fs;
 use shared::Shared;
 
 const LOCK_NAME: &str = "lock";
-/// Most bytes gathered for one commit: enough that a sync is cheap beside the write, little beside
-/// the memory of a board, since as much again is being written meanwhile.
+/// Most bytes gathered for one commit: what comes while a slow card syncs, and little beside the memory of
+/// a board, since as much again is being written meanwhile. A quarter of it is committed without waiting
+/// for more: a sync is cheap beside that much, and senders whose windows are full are answered sooner
+/// (sixteen lines brought 570,000 records a second instead of 210,000 with half of it).
 const GATHER_BYTES_MAX: usize = 1024 * 1024;
+/// How long others who go on appending put off a hastened commit.
+const HASTE_MAX: Duration = Duration::from_millis(10);
 /// Smallest segment: a checkpoint and the largest batch must fit. (Shrunk under test, where logs of
 /// many segments are to be made of few records.)
 pub const SEGMENT_BYTES_MIN: u64 = if cfg!(test) { 16 * 1024 } else { 256 * 1024 };
@@ -114,6 +118,8 @@ pub struct Options {
     pub commit_interval: Duration,
     /// Drop the oldest segment when full, rather than let appends wait.
     pub drop_oldest: bool,
+    /// Begin with a second segment, filled, so that nobody waits while the first one ends.
+    pub reserve: bool,
     /// Drop segments whose records are all older than this.
     pub age_max: Option<Duration>,
     /// How batches are stored.
@@ -262,10 +268,19 @@ impl CommitLog {
         self.shared.wait(offset, timeout)
     }
 
-    /// Begins the next group commit now, if anything waits for it, rather than at the end of
-    /// [`Options::commit_interval`]: its caller knows that nothing more will come before it.
-    pub fn hasten(&self) {
-        self.shared.hasten();
+    /// Begins the group commit of `last` early, rather than at the end of [`Options::commit_interval`]:
+    /// its caller has appended it, and knows that he has nothing more before it is durable. It begins now,
+    /// or within 10 ms if others have appended since, who may not be through: of many whose bursts
+    /// run side by side the last one's end begins the commit of all. Has no effect once `last` is being
+    /// written.
+    pub fn hasten(&self, last: Offset) {
+        self.shared.hasten(last);
+    }
+
+    /// Longest wait for a group commit.
+    #[must_use]
+    pub fn commit_interval(&self) -> Duration {
+        self.shared.commit_interval
     }
 
     /// Ends the [`CommitLog::wait`] of every thread that is in one.

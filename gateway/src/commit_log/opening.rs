@@ -4,6 +4,7 @@
 //! What recovery finds is durable before [`open`] returns (I5). On an error nothing was changed but
 //! what a torn tail needs.
 
+use std::io::ErrorKind;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -116,6 +117,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             .as_ref()
             .map_or(slot.open_counter, |tail| tail.open_counter)
             .saturating_add(1);
+        let is_empty = tail.is_none();
         let tail = match tail {
             Some(tail) => tail,
             None => self.first_segment(&slot, open_counter, &mut recovered.listing.segments)?,
@@ -126,7 +128,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
             .map_err(StorageError::new("open", &dir.join(drops::FILE_NAME)))?;
         drops::finish(&drops, &*self.fs, &dir, &mut recovered.listing.segments)?;
         drops.prune(committed);
-        self.reserve(&mut recovered)?;
+        self.reserve(&mut recovered, is_empty)?;
         self.give_up_damaged(&mut recovered, &drop_file)?;
         self.fs
             .sync_dir(&dir)
@@ -153,23 +155,29 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         self.start(found, observer)
     }
 
-    /// A log that drops its oldest segment when full, as dead letters do, always has a second one
-    /// to go on in, so that a full disk stops nothing (I6). Without space for it now, it does
-    /// without.
-    fn reserve(&self, recovered: &mut Recovered) -> Result<(), OpenError> {
+    /// With [`Options::reserve`] a log that begins without a segment gets a second one, filled: who sends
+    /// while the first one ends would wait for a segment of zeroes. From then on an old one is used again,
+    /// unless Kafka is away. One that drops its oldest segment when full, as dead letters do, always has a
+    /// second one, so that a full disk stops nothing (I6). Without space for it now, it does without.
+    fn reserve(&self, recovered: &mut Recovered, is_empty: bool) -> Result<(), OpenError> {
         let listing = &mut recovered.listing;
-        if !self.options.drop_oldest || listing.has_spare || listing.segments.len() > 1 {
+        let fill = is_empty && self.options.reserve;
+        if !(fill || self.options.drop_oldest) || listing.has_spare || listing.segments.len() > 1 {
             return Ok(());
         }
         let path = self.options.dir.join(segment::SPARE_NAME);
-        let made = self
-            .fs
-            .create(&path)
-            .and_then(|file| file.allocate(self.options.segment_bytes));
+        let made = self.fs.create(&path).and_then(|file| {
+            writer::make_room(&*file, self.options.segment_bytes, fill)?;
+            if fill { file.sync_data() } else { Ok(()) }
+        });
         match made {
             Ok(()) => listing.has_spare = true,
-            // What there is of it goes with the next opening.
-            Err(error) if fs::is_full(&error) => {}
+            // What there is of it takes space that the log may need.
+            Err(error) if fs::is_full(&error) => match self.fs.remove(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(StorageError::new("remove", &path)(error).into()),
+            },
             Err(error) => return Err(StorageError::new("reserve", &path)(error).into()),
         }
         Ok(())
@@ -282,7 +290,7 @@ impl<S: DurableState + Clone + 'static> Opening<S> {
         let packer = Packer::new(self.options.compression)
             .map_err(StorageError::new("prepare compression for", &dir))?;
         let written_bytes = self.written_bytes;
-        let shared = Shared::new(dir, slot.identity, segment_bytes, written_bytes, inner);
+        let shared = Shared::new(slot.identity, &self.options, written_bytes, inner);
         let shared = Arc::new(shared);
         let writer = Writer {
             shared: Arc::clone(&shared),

@@ -12,7 +12,7 @@ use super::batch::HEADER_BYTES;
 use super::drops::{Counts, DropReason, Drops};
 use super::outcome::{Finding, Outcome};
 use super::slots::Slot;
-use super::{AppendError, Condition, Progress, entry, segment};
+use super::{AppendError, Condition, Options, Progress, entry, segment};
 use crate::record::{NewRecord, Offset};
 
 /// A call on the log's files failed.
@@ -74,8 +74,8 @@ pub(super) struct Inner {
     pub(super) gathering: Gathered,
     /// When the first record of `gathering` came.
     pub(super) gathering_since: Option<Instant>,
-    /// Nothing more is expected for `gathering`.
-    pub(super) hastened: bool,
+    /// When `gathering` is committed at the latest, where [`super::CommitLog::hasten`] asked for it.
+    pub(super) hastened: Option<Instant>,
     /// The offset the next record gets.
     pub(super) next: Offset,
     pub(super) progress: Progress,
@@ -182,7 +182,10 @@ pub(super) struct Shared {
     pub(super) identity: u64,
     /// Most bytes gathered for one commit (unless a single record is larger).
     pub(super) gather_bytes_max: usize,
+    /// So many gathered bytes are committed without waiting for more.
+    pub(super) commit_bytes: usize,
     pub(super) record_bytes_max: usize,
+    pub(super) commit_interval: Duration,
     /// Bytes written to the files of the log, in whole pages.
     pub(super) written_bytes: Arc<AtomicU64>,
     inner: Mutex<Inner>,
@@ -194,18 +197,20 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
-        dir: PathBuf,
         identity: u64,
-        segment_bytes: u64,
+        options: &Options,
         written_bytes: Arc<AtomicU64>,
         inner: Inner,
     ) -> Self {
-        let segment_bytes = usize::try_from(segment_bytes).unwrap_or(usize::MAX);
+        let segment_bytes = usize::try_from(options.segment_bytes).unwrap_or(usize::MAX);
+        let gather_bytes_max = (segment_bytes / 8).min(super::GATHER_BYTES_MAX);
         Self {
-            dir,
+            dir: options.dir.clone(),
             identity,
-            gather_bytes_max: (segment_bytes / 8).min(super::GATHER_BYTES_MAX),
+            gather_bytes_max,
+            commit_bytes: gather_bytes_max / 4,
             record_bytes_max: segment_bytes / 2,
+            commit_interval: options.commit_interval,
             written_bytes,
             inner: Mutex::new(inner),
             work: Condvar::new(),
@@ -244,10 +249,7 @@ impl Shared {
             if !inner.looks {
                 self.work.notify_one();
             }
-        } else if gathered < self.gather_bytes_max / 2
-            && gathered + bytes >= self.gather_bytes_max / 2
-        {
-            // Enough for a commit of its own: no need to wait out the interval.
+        } else if gathered < self.commit_bytes && gathered + bytes >= self.commit_bytes {
             self.work.notify_one();
         }
         entry::encode(record, &mut inner.gathering.bytes);
@@ -277,10 +279,20 @@ impl Shared {
     }
 
     /// See [`super::CommitLog::hasten`].
-    pub(super) fn hasten(&self) {
+    pub(super) fn hasten(&self, last: Offset) {
         let mut inner = self.lock();
-        if inner.gathering_since.is_some() && !inner.hastened {
-            inner.hastened = true;
+        let Some(since) = inner.gathering_since else {
+            return;
+        };
+        if last < inner.gathering.base {
+            return;
+        }
+        let now = Instant::now();
+        let is_last = inner.next == last.plus(1);
+        let due = if is_last { now } else { now + super::HASTE_MAX };
+        let due_so_far = inner.hastened.unwrap_or(since + self.commit_interval);
+        if due < due_so_far {
+            inner.hastened = Some(due);
             self.work.notify_one();
         }
     }
@@ -336,7 +348,7 @@ impl Inner {
         Self {
             gathering: Gathered::new(),
             gathering_since: None,
-            hastened: false,
+            hastened: None,
             next: slot.synced,
             progress: Progress {
                 synced: slot.synced,

@@ -176,12 +176,13 @@ impl Writer {
                     if inner.looks {
                         due = due.min(look);
                     }
-                    let large = inner.gathering.bytes.len() >= self.shared.gather_bytes_max / 2;
-                    if now >= due || large || inner.hastened || inner.closing {
+                    due = inner.hastened.map_or(due, |hastened| due.min(hastened));
+                    let large = inner.gathering.bytes.len() >= self.shared.commit_bytes;
+                    if now >= due || large || inner.closing {
                         batch.reset();
                         std::mem::swap(batch, &mut inner.gathering);
                         inner.gathering_since = None;
-                        inner.hastened = false;
+                        inner.hastened = None;
                         return Work::Commit;
                     }
                     Some(due)

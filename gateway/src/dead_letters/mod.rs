@@ -193,6 +193,7 @@ impl DeadLetters {
             segment_bytes: SEGMENT_BYTES,
             commit_interval: Duration::ZERO,
             drop_oldest: true,
+            reserve: false,
             age_max: budget.age_max,
             compression: Compression::None,
             clock: Arc::new(SystemClock::default()),

@@ -29,6 +29,7 @@ fn options(dir: PathBuf, segments: u64) -> Options {
         segment_bytes: SEGMENT,
         commit_interval: Duration::ZERO,
         drop_oldest: true,
+        reserve: false,
         age_max: None,
         compression: Compression::None,
         clock: Arc::new(SystemClock::default()),

@@ -154,6 +154,7 @@ mod tests {
             segment_bytes: 256 * 1024,
             commit_interval: Duration::from_millis(1),
             drop_oldest: true,
+            reserve: false,
             age_max: None,
             compression: Compression::None,
             clock: Arc::new(SystemClock::default()),

@@ -120,6 +120,7 @@ impl Bench {
                 segment_bytes: 256 * 1024,
                 commit_interval: Duration::from_millis(1),
                 drop_oldest,
+                reserve: false,
                 age_max: None,
                 compression: Compression::None,
                 clock: Arc::new(SystemClock::default()),

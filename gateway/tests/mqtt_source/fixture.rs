@@ -96,6 +96,7 @@ fn open(
         segment_bytes: 4 << 20,
         commit_interval,
         drop_oldest: false,
+        reserve: false,
         age_max: None,
         compression: Compression::None,
         clock: Arc::new(SystemClock::default()),

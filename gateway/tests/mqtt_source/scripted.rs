@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use edge_gateway::config::MqttProtocol::{self, V5, V311};
+use edge_gateway::record::Offset;
 use edge_gateway::source::SourceError;
 
 use crate::fixture::{Gateway, Source, config, soon, until};
@@ -62,7 +63,10 @@ async fn a_broker_that_waits_after_a_burst_does_not_wait_out_the_commit_interval
         // Before it subscribes the source notes that it has a session: a commit that has no burst.
         let hastening = async {
             loop {
-                log.hasten();
+                // The newest record.
+                let stats = log.stats();
+                let next = stats.progress.synced.plus(stats.unsynced);
+                log.hasten(Offset::new(next.get().saturating_sub(1)));
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };

@@ -41,6 +41,7 @@ pub(crate) fn options() -> Options {
         segment_bytes: SEGMENT_BYTES_MIN,
         commit_interval: Duration::ZERO,
         drop_oldest: false,
+        reserve: false,
         age_max: None,
         compression: Compression::None,
         clock: Arc::new(SystemClock::default()),

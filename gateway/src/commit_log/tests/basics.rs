@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::super::fs::RealFs;
-use super::super::{AppendError, CommitLog, Condition, Options, SEGMENT_BYTES_MIN};
+use super::super::{AppendError, CommitLog, Condition, HASTE_MAX, Options, SEGMENT_BYTES_MIN};
 use super::sim_fs::SimFs;
 use super::support::*;
 use crate::record::{NewRecord, Offset, Origin, PayloadKind, SourceName, Stamp};
@@ -45,26 +45,58 @@ fn the_real_file_system_does_what_the_simulated_one_does() {
     }
 }
 
-#[test]
-fn a_hastened_commit_does_not_wait_out_the_interval() {
-    let options = Options {
+/// Of a log that commits nothing of its own accord.
+fn patient() -> Options {
+    Options {
         commit_interval: Duration::from_secs(3600),
         // So large that nothing is enough for a commit of its own.
         segment_bytes: 1 << 20,
         bytes_max: 16 << 20,
         ..options()
-    };
-    let opened = open_with(Arc::new(SimFs::default()), options, Told::default()).expect("open");
+    }
+}
+
+#[test]
+fn a_hastened_commit_does_not_wait_out_the_interval() {
+    let opened = open_with(Arc::new(SimFs::default()), patient(), Told::default()).expect("open");
     let log = &opened.log;
     // With nothing to commit it has no effect, on what comes later neither.
-    log.hasten();
+    log.hasten(Offset::ZERO);
     for number in 0..3 {
         assert!(append(log, number));
         let progress = log.wait(Offset::new(number), Duration::from_millis(1));
         assert_eq!(progress.synced, Offset::new(number), "it waits for others");
-        log.hasten();
+        log.hasten(Offset::new(number));
         assert!(log.wait(Offset::new(number), PATIENCE).synced > Offset::new(number));
     }
+}
+
+#[test]
+fn the_end_of_one_burst_begins_the_commit_a_little_later_while_another_goes_on() {
+    let opened = open_with(Arc::new(SimFs::default()), patient(), Told::default()).expect("open");
+    let log = &opened.log;
+    let begun = Instant::now();
+    assert!(append(log, 0) && append(log, 1));
+    log.hasten(Offset::ZERO);
+    assert_eq!(log.wait(Offset::new(1), PATIENCE).synced, Offset::new(2));
+    let passed = begun.elapsed();
+    assert!(passed >= HASTE_MAX, "who appended last may not be through");
+}
+
+#[test]
+fn the_last_ones_end_begins_the_commit_of_all_at_once() {
+    let opened = open_with(Arc::new(SimFs::default()), patient(), Told::default()).expect("open");
+    let log = &opened.log;
+    assert!(append(log, 0) && append(log, 1));
+    log.hasten(Offset::ZERO);
+    log.hasten(Offset::new(1));
+    let hastened = log.shared.lock().hastened;
+    assert!(hastened.is_none_or(|due| due <= Instant::now()));
+    assert_eq!(log.wait(Offset::new(1), PATIENCE).synced, Offset::new(2));
+    // What is being written is no reason to hasten what has come since.
+    assert!(append(log, 2));
+    log.hasten(Offset::new(1));
+    assert_eq!(log.shared.lock().hastened, None);
 }
 
 #[test]
@@ -76,7 +108,7 @@ fn a_long_commit_interval_does_not_keep_the_committed_offset_from_the_slots() {
     let fs = SimFs::default();
     let opened = open_with(Arc::new(fs.clone()), options, Told::default()).expect("open");
     assert!(append(&opened.log, 0));
-    opened.log.hasten();
+    opened.log.hasten(Offset::ZERO);
     let progress = opened.log.wait(Offset::ZERO, PATIENCE);
     assert_eq!(progress.synced, Offset::new(1));
     let syncs = fs.syncs();

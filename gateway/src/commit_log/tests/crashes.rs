@@ -1,6 +1,7 @@
 //! The same short life of a log, cut short at every single call it makes; and a longer one, at some.
 
-use super::super::Condition;
+use super::super::segment::SPARE_NAME;
+use super::super::{Condition, SEGMENT_BYTES_MIN};
 use super::sim_fs::{Bits, SimFs};
 use super::support::*;
 use crate::record::Offset;
@@ -243,6 +244,21 @@ fn want_of_space_at_any_call_is_no_failure_and_ends_by_itself() {
                 .all(|finding| finding.lost.is_none())
         );
     }
+}
+
+#[test]
+fn a_reserve_that_finds_no_space_takes_none() {
+    let mut without = 0;
+    for call in 0..calls_of_a_life() {
+        let fs = SimFs::default();
+        fs.fail_in(call, std::io::ErrorKind::StorageFull);
+        let Ok(opened) = try_open(&fs) else { continue };
+        let has_spare = fs.names().iter().any(|name| name == SPARE_NAME);
+        without += u32::from(!has_spare);
+        let counted = opened.log.stats().disk_bytes / SEGMENT_BYTES_MIN;
+        assert_eq!(counted, 1 + u64::from(has_spare), "call {call}");
+    }
+    assert!(without > 1, "it was refused after its creation too");
 }
 
 #[test]

@@ -95,6 +95,7 @@ pub(super) fn options() -> Options {
         segment_bytes: SEGMENT_BYTES_MIN,
         commit_interval: Duration::ZERO,
         drop_oldest: false,
+        reserve: true,
         age_max: None,
         compression: Compression::None,
         clock: Arc::new(SystemClock::default()),

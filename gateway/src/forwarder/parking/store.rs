@@ -103,6 +103,7 @@ impl Store {
             segment_bytes: self.segment_bytes,
             commit_interval: self.commit_interval,
             drop_oldest: false,
+            reserve: false,
             age_max: None,
             compression: self.compression,
             clock: Arc::new(SystemClock::default()),

@@ -145,6 +145,14 @@ impl Acks {
     pub(super) fn len(&self) -> usize {
         self.queue.len()
     }
+
+    /// The newest record that waits.
+    pub(super) fn newest(&self) -> Option<Ticket> {
+        self.queue.iter().rev().find_map(|(due, _)| match due {
+            Due::Ticket(ticket) => Some(*ticket),
+            Due::Again(_) | Due::Now(_) => None,
+        })
+    }
 }
 
 #[cfg(test)]

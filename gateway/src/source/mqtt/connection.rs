@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::framing::{Frame, Framer};
+use super::pace::Pace;
 use super::packet::{Control, Wire, WireError};
 use super::publish::Publish;
 use super::session::Session;
-use super::transport::{self, ConnectionError, Duplex};
+use super::transport::{self, ConnectionError, Duplex, Socket};
 use crate::clock;
 use crate::commit_log::Progress;
 use crate::config::Mqtt;
@@ -34,15 +35,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Unsent answers beyond this stop the reading: the broker does not take what it asked for. 16,384
 /// acknowledgements; a well-behaved broker has at most `receive_maximum` outstanding.
 const OUT_BYTES_MAX: usize = 64 * 1024;
-
-/// A read of fewer bytes than this has caught up with the broker: 60 publishes of 200 bytes.
-const TRICKLE_BYTES: usize = 16 * 1024;
-
-/// How long publishes then gather in the kernel before the next read, while acknowledgements wait for
-/// the log: what trickles in is read with a few wake-ups a commit instead of one each. Well below the
-/// default `commit_interval`, so that most of it still goes with the commit that is waited for. If none
-/// come in that time, the broker has paused.
-const GATHER: Duration = Duration::from_millis(2);
 
 /// How long the log may take for what was appended when the source stops: some group commits, even
 /// on a slow card. What is not acknowledged by then, the broker sends again.
@@ -71,19 +63,6 @@ pub(super) enum Ended {
     Lost(ConnectionError),
 }
 
-/// How publishes come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pace {
-    /// Faster than they are read.
-    Reading,
-    /// They gather in the kernel, while the log is waited for.
-    Gathering,
-    /// They are read now, if any have come.
-    Gathered,
-    /// None have.
-    Paused,
-}
-
 /// A step failed: the connection is lost, or the source cannot go on.
 enum Failure {
     Connection(ConnectionError),
@@ -98,6 +77,7 @@ impl<E: Into<ConnectionError>> From<E> for Failure {
 
 /// A connection that the broker has accepted.
 pub(super) struct Connection {
+    socket: Socket,
     reader: ReadHalf<Box<dyn Duplex>>,
     writer: WriteHalf<Box<dyn Duplex>>,
     framer: Framer,
@@ -123,8 +103,10 @@ impl Connection {
 
     async fn open_untimed(config: &Mqtt) -> Result<Self, ConnectionError> {
         let password = transport::password(config).await?;
-        let (reader, writer) = tokio::io::split(transport::open(config).await?);
+        let (stream, socket) = transport::open(config).await?;
+        let (reader, writer) = tokio::io::split(stream);
         let mut connection = Self {
+            socket,
             reader,
             writer,
             framer: Framer::new(config.payload_bytes_max),
@@ -220,10 +202,10 @@ impl Server<'_> {
         self.progressed(connection.wire).await?;
         let mut ticks = ticks(connection.keep_alive);
         let mut gathered = pin!(tokio::time::sleep(Duration::ZERO));
-        let mut pace = Pace::Reading;
+        let mut pace = Pace::new(self.session.commit_interval());
         loop {
             let waits = self.session.waits_for_log();
-            let gathering = pace == Pace::Gathering && waits;
+            let gathering = pace.gathers() && waits;
             tokio::select! {
                 // In this order: reading may always have more to do, the others soon have not.
                 biased;
@@ -234,6 +216,7 @@ impl Server<'_> {
                 }
                 moved = moved(self.progress, self.source), if waits => {
                     moved.map_err(Failure::Source)?;
+                    pace.committed(Instant::now());
                     self.progressed(connection.wire).await?;
                     if self.session.wants_reconnect() {
                         return Ok(Ended::MadeRoom);
@@ -257,22 +240,21 @@ impl Server<'_> {
                         self.progress.mark_unchanged();
                     }
                     self.take(connection).await?;
-                    pace = if bytes < TRICKLE_BYTES {
-                        gathered.as_mut().reset(Instant::now() + GATHER);
-                        Pace::Gathering
-                    } else {
-                        Pace::Reading
-                    };
+                    if let Some(until) = pace.read(bytes, Instant::now()) {
+                        gathered.as_mut().reset(until);
+                    }
+                    if pace.is_sparse() {
+                        connection.socket.acknowledge();
+                    }
                 }
-                () = &mut gathered, if gathering => pace = Pace::Gathered,
+                () = &mut gathered, if gathering => pace.gathered(),
                 // There was nothing to be read.
-                () = ready(()), if pace == Pace::Reading => {
-                    gathered.as_mut().reset(Instant::now() + GATHER);
-                    pace = Pace::Gathering;
-                }
-                () = ready(()), if pace == Pace::Gathered => {
-                    self.session.paused();
-                    pace = Pace::Paused;
+                () = ready(()), if !pace.gathers() && !pace.is_paused() => {
+                    if let Some(until) = pace.idle(Instant::now()) {
+                        gathered.as_mut().reset(until);
+                    } else if pace.pauses() {
+                        self.session.paused();
+                    }
                 }
             }
         }

@@ -12,7 +12,7 @@
 //! - `framing`, `publish`, `packet` with `v311` and `v5`: bytes to packets and back
 //! - `session`: what is done with them; `acks`: what is owed; `intake`: a full log;
 //!   `redelivery`: what comes again; `subscriptions`: SUBSCRIBE and UNSUBSCRIBE; `backoff`: when to
-//!   connect again
+//!   connect again; `pace`: when to read
 //!
 //! # Why rumqttc's codec without its event loop
 //! The event loop (0.25) was read for this, and each of these would have needed a way around it:
@@ -51,6 +51,7 @@ mod backoff;
 mod connection;
 mod framing;
 mod intake;
+mod pace;
 mod packet;
 mod publish;
 mod redelivery;

@@ -6,6 +6,8 @@
 
 mod notes;
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -382,9 +384,15 @@ impl Session {
     /// The broker has paused. After a burst it may well wait for acknowledgements before it sends more,
     /// so they are not to wait for more either.
     pub(super) fn paused(&self) {
-        if self.acks.len() >= BURST_MIN {
-            self.ingest.hasten();
+        if self.acks.len() >= BURST_MIN
+            && let Some(newest) = self.acks.newest()
+        {
+            self.ingest.hasten(newest);
         }
+    }
+
+    pub(super) fn commit_interval(&self) -> Duration {
+        self.ingest.commit_interval()
     }
 
     /// Nothing is owed to the broker.
