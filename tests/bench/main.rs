@@ -41,9 +41,9 @@ struct Arguments {
     /// A directory on the disk to measure; needs 11 GiB free
     #[arg(long, default_value = ".")]
     on: PathBuf,
-    /// Where the figures go as JSON
-    #[arg(long, default_value = "bench.json")]
-    json: PathBuf,
+    /// Where the figures go as JSON [default: bench.json in that directory]
+    #[arg(long)]
+    json: Option<PathBuf>,
     /// Runs of everything [default: 5; of curves 1]
     #[arg(long, global = true)]
     rounds: Option<usize>,
@@ -167,6 +167,7 @@ fn run_path(arguments: &Arguments, path: &path::Arguments) -> Result<ExitCode, B
 
 fn finish(arguments: &Arguments, report: &Report) -> Result<ExitCode, BenchError> {
     println!("{report}");
-    report.write(&arguments.json)?;
+    let json = arguments.json.clone();
+    report.write(&json.unwrap_or_else(|| arguments.on.join("bench.json")))?;
     Ok(ExitCode::SUCCESS)
 }

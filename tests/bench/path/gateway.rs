@@ -22,6 +22,9 @@ use crate::telemetry;
 /// Room for whatever a measurement leaves in the log.
 const BYTES_MAX: u64 = 4 << 30;
 pub(super) const COMMITTED: &str = "edge_gateway_records_committed_total";
+/// Bytes written to the log's files. (What the kernel books to a process is no measure: it counts all of
+/// the page cache's folio that a commit's page is in, 64 KiB and more.)
+pub(super) const WRITTEN: &str = "edge_gateway_disk_written_bytes_total";
 pub(super) const DELIVERED: &str = "edge_gateway_records_delivered_total";
 
 /// A gateway that runs, by one of its counters.

@@ -5,9 +5,8 @@ use system_tests::ports;
 
 use super::bare::{Bare, Running, Task};
 use super::gateway::{self, COMMITTED, Counted};
-use super::load::Load;
 use super::run::Measured;
-use super::through::loaded;
+use super::through::{Case, loaded};
 use super::{Asked, World, mosquitto};
 use crate::error::BenchError;
 use crate::report::{Report, Target};
@@ -33,7 +32,7 @@ pub(super) fn ceiling(world: &World<'_>) -> Result<Measured, BenchError> {
     let broker = mosquitto();
     let bare = Running::start(&Bare::new(Task::Mqtt).mqtt(broker.port()))?;
     bare.wait_ready();
-    loaded(world, &broker, &bare, Load::USUAL, 1)
+    loaded(world, &broker, &bare, Case::USUAL)
 }
 
 fn measured(world: &World<'_>) -> Result<Measured, BenchError> {
@@ -47,5 +46,5 @@ fn measured(world: &World<'_>) -> Result<Measured, BenchError> {
         gateway: &gateway,
         counter: COMMITTED,
     };
-    loaded(world, &broker, &subject, Load::USUAL, 1)
+    loaded(world, &broker, &subject, Case::USUAL)
 }

@@ -212,6 +212,15 @@ impl Cluster {
         Self::of(Broker::Mock(RefCell::new(mock)))
     }
 
+    /// Has Apache Kafka stand still for a time; the mock cluster goes on.
+    fn freeze(&self, time: Duration) {
+        if let Broker::Apache(kafka) = &self.broker {
+            kafka.pause();
+            std::thread::sleep(time);
+            kafka.resume();
+        }
+    }
+
     fn of(broker: Broker) -> Self {
         Self {
             broker,

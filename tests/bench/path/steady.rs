@@ -157,7 +157,7 @@ pub(super) struct Measured {
     pub(super) cpu_per_million: f64,
     pub(super) switches_per_record: f64,
     pub(super) rss_mib: f64,
-    /// To the disk, in whole pages, without the file system's own.
+    /// To the log's files, in whole pages.
     pub(super) written_per_record: f64,
 }
 
@@ -204,6 +204,7 @@ struct Counts {
     at: Instant,
     usage: Usage,
     committed: f64,
+    written_bytes: f64,
 }
 
 impl Counts {
@@ -216,13 +217,14 @@ impl Counts {
             at: Instant::now(),
             usage: Usage::of(&gateway.id().to_string())?,
             committed: count(gateway::COMMITTED)?,
+            written_bytes: count(gateway::WRITTEN)?,
         })
     }
 
     fn since(&self, before: &Self, latencies: Latencies) -> Measured {
         let records = self.committed - before.committed;
         let cpu_seconds = self.usage.cpu_seconds - before.usage.cpu_seconds;
-        let written = self.usage.written_bytes - before.usage.written_bytes;
+        let written = self.written_bytes - before.written_bytes;
         let switches = (self.usage.switches - before.usage.switches) as f64;
         Measured {
             latencies,
@@ -230,7 +232,7 @@ impl Counts {
             cpu_per_million: cpu_seconds * 1e6 / records,
             switches_per_record: switches / records,
             rss_mib: self.usage.rss_kib as f64 / 1024.0,
-            written_per_record: written as f64 / records,
+            written_per_record: written / records,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use system_tests::gateway::Gateway;
 use system_tests::mosquitto::Mosquitto;
@@ -38,10 +39,7 @@ pub(super) fn measure(world: &World<'_>, report: &mut Report) -> Result<(), Benc
             rate: Target::AtLeast(RATE_MIN),
             cpu: Target::None,
         };
-        let case = Case {
-            load: Load::USUAL,
-            sources: 1,
-        };
+        let case = Case::USUAL;
         let (measured, ceiling) = world.in_turn(
             || measured(world, &cluster, case),
             || ceiling(world, &cluster),
@@ -65,7 +63,7 @@ fn ceiling(world: &World<'_>, cluster: &Cluster) -> Result<Measured, BenchError>
         .kafka(&cluster.bootstrap(), &cluster.topic());
     let bare = Running::start(&bare)?;
     bare.wait_ready();
-    loaded(world, &broker, &bare, Load::USUAL, 1)
+    loaded(world, &broker, &bare, Case::USUAL)
 }
 
 /// What comes in, and how.
@@ -73,9 +71,20 @@ fn ceiling(world: &World<'_>, cluster: &Cluster) -> Result<Measured, BenchError>
 pub(super) struct Case {
     pub(super) load: Load,
     pub(super) sources: u64,
+    /// Records a second; the highest rate if none.
+    pub(super) rate: Option<f64>,
 }
 
-/// The gateway with everything around it, at its highest rate.
+impl Case {
+    /// 100 devices, 200 bytes, one source, at the highest rate.
+    pub(super) const USUAL: Self = Self {
+        load: Load::USUAL,
+        sources: 1,
+        rate: None,
+    };
+}
+
+/// The gateway with everything around it.
 pub(super) fn measured(
     world: &World<'_>,
     cluster: &Cluster,
@@ -92,25 +101,31 @@ pub(super) fn measured(
         gateway: &gateway,
         counter: DELIVERED,
     };
-    loaded(world, &broker, &subject, case.load, case.sources)
+    loaded(world, &broker, &subject, case)
 }
 
-/// Measures a subject while a publisher follows it.
+/// Measures a subject while a publisher follows it, or keeps its rate.
 pub(super) fn loaded(
     world: &World<'_>,
     broker: &Mosquitto,
     subject: &impl Subject,
-    load: Load,
-    sources: u64,
+    case: Case,
 ) -> Result<Measured, BenchError> {
+    let Case { load, .. } = case;
     let done: Arc<AtomicU64> = Arc::default();
     // Of large messages fewer are under way.
     let ahead = AHEAD.min(AHEAD_BYTES / load.payload_bytes as u64);
-    let pace = Pace::Following {
-        done: Arc::clone(&done),
-        ahead,
+    let pace = match case.rate {
+        None => Pace::Following {
+            done: Arc::clone(&done),
+            ahead,
+        },
+        Some(rate) => Pace::PerSecond {
+            rate,
+            epoch: Instant::now(),
+        },
     };
-    let publisher = Publisher::start(broker.port(), load, sources, pace)?;
+    let publisher = Publisher::start(broker.port(), load, case.sources, pace)?;
     let measured = run::for_time(subject, world.times(), &done)?;
     publisher.finish()?;
     Ok(measured)

@@ -16,8 +16,6 @@ pub(super) struct Usage {
     pub(super) rss_kib: u64,
     /// Resident now.
     pub(super) resident_kib: u64,
-    /// Bytes of the pages that it had written to disks.
-    pub(super) written_bytes: u64,
 }
 
 impl Usage {
@@ -25,7 +23,6 @@ impl Usage {
     pub(super) fn of(process: &str) -> Result<Self, BenchError> {
         let stat = read(&format!("/proc/{process}/stat"))?;
         let status = read(&format!("/proc/{process}/status"))?;
-        let io = read(&format!("/proc/{process}/io"))?;
         let tasks = std::fs::read_dir(format!("/proc/{process}/task"))
             .map_err(BenchError::io("list the threads of a process"))?;
         let switches = tasks.filter_map(|task| switches(&task.ok()?.path().join("status")));
@@ -35,7 +32,6 @@ impl Usage {
             // A process that has ended has none.
             rss_kib: field(&status, "VmHWM:").ok_or_else(ended)?,
             resident_kib: field(&status, "VmRSS:").ok_or_else(ended)?,
-            written_bytes: field(&io, "write_bytes:").ok_or_else(ended)?,
         })
     }
 }
