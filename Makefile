@@ -78,7 +78,7 @@ features:
 	done
 	cargo test --quiet -p edge-gateway --no-default-features --test left_out
 
-# What each of them adds, in bytes: the program built without it, a dozen times, an hour.
+# What each of them adds, in bytes: the program built without it, a dozen times, twenty minutes.
 feature-table:
 	tests/footprint/features.sh
 
