@@ -275,9 +275,14 @@ impl Mend {
                 let want = usize::try_from(bytes - done)
                     .unwrap_or(PIECE_BYTES)
                     .min(PIECE_BYTES);
-                let read = fs::read_up_to(from, &mut piece[..want], position + done)?;
+                let mut read = fs::read_up_to(from, &mut piece[..want], position + done)?;
                 if read == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                    if bytes - done >= batch::ALIGN {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    // The file ends within the padding of its last batch, which is whole.
+                    piece[..want].fill(0);
+                    read = want;
                 }
                 fs::write_all_at(to, &piece[..read], end)?;
                 end += read as u64;

@@ -446,6 +446,32 @@ proptest! {
 }
 
 #[test]
+fn a_file_that_ends_within_the_padding_of_a_whole_batch_is_repaired() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    closed_log(dir.path(), 60);
+    let names = segment_files(dir.path());
+    let seen = look(dir.path());
+    for segment in [0, names.len() - 1] {
+        let own = seen
+            .batches
+            .values()
+            .filter(|place| place.0 == names[segment]);
+        let ends: Vec<u64> = own
+            .map(|(_, position, bytes, _)| position + bytes)
+            .collect();
+        assert!(!ends.is_empty());
+        for end in ends {
+            // The alignment of batches is 8 bytes.
+            for at in end - 8..=end {
+                let dir = tempfile::tempdir().expect("temp dir");
+                let harmed = withstand(dir.path(), &[Harm::Cut { segment, at }]);
+                assert!(harmed.is_ok(), "{segment} cut at {at}: {harmed:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_copy_of_a_segment_under_another_name_costs_nothing_and_is_put_aside() {
     let dir = tempfile::tempdir().expect("temp dir");
     closed_log(dir.path(), 60);

@@ -238,7 +238,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{ValueType, WordOrder};
+    use crate::config::ValueType;
     use crate::source::modbus::tests::support::register;
 
     fn unit(registers: Vec<Register>) -> ModbusUnit {
