@@ -22,7 +22,8 @@
 //!   the table for an empty one. No lock of this module is held while sled works.
 //! - **D2** Memory is bounded: subjects and bytes a table, devices, bytes a name. What doesn't fit is
 //!   counted: an update dropped, or the device unseen for longest evicted.
-//! - **D3** sled opens only files that it left itself, whole ([`seal`]). Else they are removed.
+//! - **D3** sled opens only files that it left itself, whole, and must find as many devices in them as it
+//!   said it left ([`seal`]). Else they are removed.
 //! - **D4** After an error or a panic of sled its files are removed and all devices written anew from
 //!   memory, after a pause that grows from nothing to an hour. So they are where its process ended.
 //! - **D5** With little space left on the disk nothing is written: the log needs it more.

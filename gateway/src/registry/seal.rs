@@ -1,8 +1,9 @@
 //! A seal says which files the store left, and what is in them, so that it never opens others (D3).
 //!
 //! It is a text beside them: a line `<CRC-32C> <bytes> <name>` for each file, `dir <name>` for each
-//! empty directory, and a last line with the CRC-32C of those above. It is removed before the
-//! store is opened and made again when the store has written all it holds.
+//! empty directory, a line with the CRC-32C of those above, and `devices <number>`, how many the store
+//! said it holds (older seals lack that line). It is removed before the store is opened and
+//! made again when the store has written all it holds.
 //!
 //! Nothing is synced but at a clean end, to leave the flash to the log: after a power cut the seal
 //! may not match, and the registry begins anew.
@@ -15,6 +16,7 @@ use std::path::Path;
 /// Entries of the store's directory that are looked at; sled makes four.
 const ENTRIES_MAX: usize = 32;
 const READ_BYTES: usize = 64 * 1024;
+const DEVICES: &[u8] = b"devices ";
 
 /// What lies in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,15 +78,24 @@ impl Contents {
         Ok(())
     }
 
-    /// Whether `seal` was made of exactly this.
-    pub(super) fn is_sealed_by(&self, seal: &[u8]) -> bool {
-        self.text.as_bytes() == seal
+    /// Whether `seal` was made of exactly this, and how many devices it speaks of, if it does.
+    pub(super) fn sealed_by(&self, seal: &[u8]) -> Option<Option<u64>> {
+        let rest = seal.strip_prefix(self.text.as_bytes())?;
+        if rest.is_empty() {
+            return Some(None);
+        }
+        let number = rest.strip_prefix(DEVICES)?.strip_suffix(b"\n")?;
+        std::str::from_utf8(number).ok()?.parse().ok().map(Some)
     }
 
     /// Writes the seal, replacing an older one at once.
-    pub(super) fn seal(&self, path: &Path, sync: bool) -> io::Result<()> {
+    pub(super) fn seal(&self, devices: u64, path: &Path, sync: bool) -> io::Result<()> {
         let beside = path.with_extension("new");
-        fs::write(&beside, &self.text)?;
+        let said = format!("{devices}\n");
+        fs::write(
+            &beside,
+            [self.text.as_bytes(), DEVICES, said.as_bytes()].concat(),
+        )?;
         if sync {
             File::open(&beside)?.sync_all()?;
         }

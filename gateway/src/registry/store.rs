@@ -43,6 +43,9 @@ pub(super) enum StoreError {
     /// sled gave something that is no device.
     #[error("the store holds something that is no device")]
     Content,
+    /// sled has lost some, or found more, and has not said so.
+    #[error("the store holds {found} devices, and held {sealed} when it was closed")]
+    Miscounted { found: u64, sealed: u64 },
     /// Grown out of bounds.
     #[error("the files have grown to {bytes} bytes, at most {bytes_max} are allowed")]
     TooLarge { bytes: u64, bytes_max: u64 },
@@ -79,7 +82,7 @@ impl StoreError {
             Self::NoSpace { .. } => "no_space",
             Self::Unclean => "unclean",
             Self::Damaged => "damaged",
-            Self::Content => "content",
+            Self::Content | Self::Miscounted { .. } => "content",
             Self::TooLarge { .. } => "too_large",
             Self::Io { .. } => "io",
             Self::Sled(_) => "sled",
@@ -161,7 +164,7 @@ impl SledPlace {
 
     /// Opens what is there, once the directory is [prepared](Self::prepare).
     pub(super) fn open_prepared(&self) -> Result<SledStore, StoreError> {
-        self.check()?;
+        let sealed = self.check()?;
         self.break_seal()?;
         let config = sled::Config::new()
             .path(self.store_dir())
@@ -176,14 +179,14 @@ impl SledPlace {
             }
         };
         let place = self.clone();
-        Ok(SledStore { db, place })
+        Ok(SledStore { db, place, sealed })
     }
 
-    /// Whether what is there, if anything, is what sled left.
-    fn check(&self) -> Result<(), StoreError> {
+    /// Whether what is there, if anything, is what sled left; and how many devices it said it holds.
+    fn check(&self) -> Result<Option<u64>, StoreError> {
         let failed = StoreError::io("read the directory", &self.dir);
         if fs::read_dir(&self.dir).map_err(failed)?.next().is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let seal = match fs::read(self.seal_path()) {
             Ok(seal) => seal,
@@ -197,11 +200,7 @@ impl SledPlace {
         remove_unfinished_snapshots(&store_dir).map_err(leftover)?;
         let failed = StoreError::io("read", &store_dir);
         let contents = Contents::read(&store_dir, self.bytes_max, false).map_err(failed)?;
-        if contents.is_sealed_by(&seal) {
-            Ok(())
-        } else {
-            Err(StoreError::Damaged)
-        }
+        contents.sealed_by(&seal).ok_or(StoreError::Damaged)
     }
 
     fn break_seal(&self) -> Result<(), StoreError> {
@@ -209,7 +208,7 @@ impl SledPlace {
         remove_file_if_there(&seal).map_err(StoreError::io("remove", &seal))
     }
 
-    fn seal(&self, sync: bool) -> Result<(), StoreError> {
+    fn seal(&self, devices: u64, sync: bool) -> Result<(), StoreError> {
         let (dir, path) = (self.store_dir(), self.seal_path());
         // Room to be measured beyond the bound.
         let read = Contents::read(&dir, 4 * self.bytes_max, sync);
@@ -221,7 +220,7 @@ impl SledPlace {
             });
         }
         contents
-            .seal(&path, sync)
+            .seal(devices, &path, sync)
             .map_err(StoreError::io("write", &path))
     }
 }
@@ -298,22 +297,29 @@ fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
 pub(super) struct SledStore {
     db: sled::Db,
     place: SledPlace,
+    /// Devices that it held when it was closed last, if that is known.
+    sealed: Option<u64>,
 }
 
 impl Store for SledStore {
     fn load(&mut self, take: &mut dyn FnMut(&mut Vec<StoredDevice>)) -> Result<(), StoreError> {
         let mut loaded = Vec::with_capacity(BATCH_DEVICES);
+        let mut found = 0;
         for entry in self.db.iter() {
             let (key, value) = entry?;
             let key = std::str::from_utf8(&key).map_err(|_| StoreError::Content)?;
             let device = Device::from_bytes(&value).map_err(|_| StoreError::Content)?;
             loaded.push((key.to_owned(), device));
+            found += 1;
             if loaded.len() == BATCH_DEVICES {
                 take(&mut loaded);
             }
         }
         take(&mut loaded);
-        Ok(())
+        match self.sealed {
+            Some(sealed) if sealed != found => Err(StoreError::Miscounted { found, sealed }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
@@ -328,10 +334,11 @@ impl Store for SledStore {
     }
 
     fn close(self: Box<Self>, sync: bool) -> Result<(), StoreError> {
-        let Self { db, place } = *self;
+        let Self { db, place, .. } = *self;
         db.flush()?;
+        let devices = db.len() as u64;
         drop(db);
-        place.seal(sync)
+        place.seal(devices, sync)
     }
 }
 

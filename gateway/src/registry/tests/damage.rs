@@ -9,6 +9,8 @@ use super::super::seal::Contents;
 use super::*;
 
 const OLD: usize = 50;
+/// Why a registry begins anew.
+const REASONS: [&str; 6] = ["unclean", "damaged", "io", "sled", "panic", "content"];
 
 /// A directory with a registry of [`OLD`] devices, cleanly closed.
 fn made() -> tempfile::TempDir {
@@ -50,19 +52,39 @@ fn go_on(dir: &Path) -> (usize, u64) {
     fixture.hear("new");
     fixture.wait_for(Condition::Ready);
     let old = fixture.snapshot().count - 1;
-    let reasons = ["unclean", "damaged", "io", "sled", "panic", "content"];
-    let resets = reasons.map(|reason| fixture.resets(reason)).iter().sum();
+    let resets = REASONS.map(|reason| fixture.resets(reason)).iter().sum();
     drop(fixture);
     let fixture = Fixture::start(place(dir));
     fixture.wait_for(Condition::Ready);
-    let begun_anew = reasons.map(|reason| fixture.resets(reason));
+    let begun_anew = REASONS.map(|reason| fixture.resets(reason));
     let kept = fixture.records_of("new");
     assert_eq!(
         kept, 1,
-        "it is kept from now on, begun anew {begun_anew:?} for {reasons:?}"
+        "it is kept from now on, begun anew {begun_anew:?} for {REASONS:?}"
     );
     assert_eq!(fixture.snapshot().count, old + 1);
     (old, resets)
+}
+
+/// As [`go_on`] where sled itself has met damage and gone on with it: what it then loses is noticed at the
+/// next start, and kept from there.
+fn notice(dir: &Path) {
+    let fixture = Fixture::start(place(dir));
+    fixture.hear("new");
+    fixture.wait_for(Condition::Ready);
+    drop(fixture);
+    let fixture = Fixture::start(place(dir));
+    fixture.hear("newer");
+    fixture.wait_for(Condition::Ready);
+    let kept = fixture.records_of("new");
+    let begun_anew: u64 = REASONS.map(|reason| fixture.resets(reason)).iter().sum();
+    assert!(kept == 1 || begun_anew > 0, "lost and not noticed");
+    drop(fixture);
+    let fixture = Fixture::start(place(dir));
+    fixture.wait_for(Condition::Ready);
+    let begun_anew = REASONS.map(|reason| fixture.resets(reason));
+    let kept = fixture.records_of("newer");
+    assert_eq!(kept, 1, "begun anew {begun_anew:?} for {REASONS:?}");
 }
 
 fn assert_begins_anew(dir: &Path, what: &str) {
@@ -227,7 +249,8 @@ proptest! {
             fs::write(path, &bytes).expect("writable");
         }
         let contents = Contents::read(&store_dir(dir.path()), u64::MAX, false).expect("readable");
-        contents.seal(&dir.path().join("registry/sealed"), false).expect("writable");
-        go_on(dir.path());
+        let path = dir.path().join("registry/sealed");
+        contents.seal(OLD as u64, &path, false).expect("writable");
+        notice(dir.path());
     }
 }
