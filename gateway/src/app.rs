@@ -32,7 +32,7 @@ use crate::commit_log::{
     CommitLog, CommitReport, Condition, Observer, OpenError, Opened, Options, Progress, Recovery,
     StorageError,
 };
-use crate::config::{Config, Source, WhenFull};
+use crate::config::{Config, Source, SourceKind, WhenFull};
 use crate::dead_letters::DeadLetters;
 use crate::dead_letters::control::Control;
 use crate::dead_letters::copies::{self, Copier};
@@ -158,16 +158,28 @@ const CLOSING: Duration = Duration::from_secs(60);
 /// [`AppError`]
 pub fn run(config: Config, file: &Path) -> Result<Ended, AppError> {
     let notifier = Arc::new(Notifier::from_environment().map_err(AppError::Start)?);
+    let workers = workers(&config);
     let gateway = Gateway::open(config)?;
-    // Two workers: one may be busy with a burst of MQTT while the other answers a scrape.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(workers)
         .enable_all()
         .build()
         .map_err(AppError::Start)?;
     let ended = runtime.block_on(gateway.run(file, notifier));
     runtime.shutdown_background();
     ended
+}
+
+/// One worker: a second is woken for nearly each group commit and finds little left to do (at 2,000 records
+/// a second 7 % more work, with 32 sources at 20,000 a second 9 %). Beside serial lines there is one, since
+/// the driver of an adapter that hangs may hold up whoever opens or closes it for seconds.
+fn workers(config: &Config) -> usize {
+    let is_serial = |source: &Source| matches!(source.kind, SourceKind::Serial(_));
+    if config.sources.iter().any(is_serial) {
+        2
+    } else {
+        1
+    }
 }
 
 struct Gateway {

@@ -194,7 +194,8 @@ pub struct Kafka {
     pub headers: HeaderSet,
     /// librdkafka's `compression.codec`.
     pub compression: String,
-    /// Longest wait for a Kafka batch to fill.
+    /// How far apart rounds of forwarding are: a record waits for others no longer than that once it is
+    /// durable, and the first after a quiet time not at all.
     pub linger: Duration,
     /// librdkafka properties of `properties` and `properties_file`, none that a guarantee rests on.
     /// May hold secrets: never logged.

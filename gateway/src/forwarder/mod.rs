@@ -42,6 +42,7 @@ mod lane;
 pub mod parking;
 mod reader;
 mod rehearsal;
+mod rounds;
 pub mod route;
 mod topics;
 pub(crate) mod value;
@@ -268,7 +269,7 @@ impl<'c> Forwarder<'c> {
             .map_err(ForwarderError::Producer)?;
         let stop = Stop::new(stop, pulse, grace);
         let lane = Lane::new(log.clone(), Arc::clone(&metrics), stop, producer);
-        let reader = Reader::new(log.clone(), Arc::clone(&metrics));
+        let reader = Reader::new(log.clone(), Arc::clone(&metrics)).in_rounds(config.kafka.linger);
         let sender = Sender {
             config,
             encoder: Encoder::new(config, &log.identity(), boots, Arc::clone(&metrics)),
@@ -315,6 +316,9 @@ impl<'c> Forwarder<'c> {
             let sender = &mut self.sender;
             if sender.encoder.clock_was_set() {
                 sender.lane.take_back();
+            }
+            if sender.lane.stop.requested() {
+                self.reader.hurry();
             }
             let read = self
                 .reader

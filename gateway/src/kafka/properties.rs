@@ -17,6 +17,9 @@ const QUEUE_MESSAGES_MAX: u32 = 100_000;
 const BATCH_MESSAGES_MAX: u32 = 500;
 /// A broker that was away for days is found again within two seconds; a try costs one SYN.
 const RECONNECT_BACKOFF_MS_MAX: u32 = 2_000;
+/// How long a batch waits to fill, in milliseconds, unless `linger` is shorter: what the forwarder hands over
+/// together ([`crate::forwarder`]) goes together. The rest of `linger` passes before that.
+const BATCH_WAIT_MS_MAX: u128 = 1;
 /// zstd's own default clears 0.8 MB of tables for every batch, which costs more than the compression
 /// where a batch is a few records; the fastest level takes a tenth of that.
 const ZSTD_LEVEL: &str = "1";
@@ -74,7 +77,7 @@ pub fn properties(config: &Config, mode: Mode) -> ClientConfig {
         .set("compression.codec", &kafka.compression)
         .set(
             "queue.buffering.max.ms",
-            kafka.linger.as_millis().to_string(),
+            kafka.linger.as_millis().min(BATCH_WAIT_MS_MAX).to_string(),
         )
         .set("queue.buffering.max.kbytes", QUEUE_KBYTES_MAX.to_string())
         .set("batch.num.messages", BATCH_MESSAGES_MAX.to_string())

@@ -63,7 +63,8 @@ pub(super) fn run(
     context: ForwarderContext,
     grace: Duration,
 ) -> Result<(), ForwarderError> {
-    let reader = Reader::new(context.log.clone(), Arc::clone(&context.metrics));
+    let metrics = Arc::clone(&context.metrics);
+    let reader = Reader::new(context.log.clone(), metrics).in_rounds(config.kafka.linger);
     let sender = Sender::new(config, transactions, context, grace);
     ExactlyOnce { reader, sender }.run()
 }
@@ -107,6 +108,9 @@ impl ExactlyOnce<'_> {
             if sender.encoder.clock_was_set() {
                 sender.take_back();
                 continue;
+            }
+            if sender.stop.requested() {
+                self.reader.hurry();
             }
             let read = self
                 .reader
