@@ -69,7 +69,7 @@ pub(super) fn read(mut section: Section<'_>) -> Kafka {
         value: value.unwrap_or(ValueFormat::Payload),
         headers: headers.unwrap_or(HeaderSet::CloudEvents),
         compression: compression.unwrap_or("lz4").to_owned(),
-        linger: linger.unwrap_or(Duration::from_millis(25)),
+        linger: linger.unwrap_or(Duration::from_millis(20)),
         properties,
         device_time,
         topic_wait: topic_wait.unwrap_or(Duration::from_secs(30)),

@@ -99,7 +99,7 @@ static CURVES: [Curve; 5] = [
         axis: "[kafka] linger, ms",
         of_buffer: false,
         line: ("linger = \"", " ms\""),
-        values: &["0", "1", "2", "5", "10", "20", "50"],
+        values: &["0", "5", "10", "15", "20", "25", "50"],
         works: STEADY,
         figures: &[
             Figure::MedianMs,
