@@ -171,6 +171,18 @@ fn draining_delivers_everything_that_is_synced() {
 }
 
 #[test]
+fn draining_does_not_wait_for_the_next_round() {
+    let bench = Bench::new("linger = \"60 s\"");
+    let running = bench.start();
+    bench.append(0, 1);
+    bench.until_committed(1);
+    bench.append(1, 3);
+    running.drain();
+    assert_eq!(bench.log.committed(), Offset::new(3));
+    assert_once_and_in_order(&bench.read(3), 0..3);
+}
+
+#[test]
 fn a_sources_note_about_itself_is_passed_over() {
     let bench = Bench::new("");
     let note = || bench.append_kind("city", "city", (PayloadKind::Note, b"not for Kafka"));

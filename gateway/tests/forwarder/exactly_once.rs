@@ -102,6 +102,15 @@ fn draining_commits_everything_that_is_synced() {
 }
 
 #[test]
+fn draining_does_not_wait_for_the_next_round() {
+    let bench = Bench::new(&format!("{KAFKA}\nlinger = \"60 s\""));
+    let running = begun(&bench);
+    bench.append(1, 3);
+    running.drain();
+    assert_eq!(bench.log.committed(), Offset::new(3));
+}
+
+#[test]
 fn a_gateway_without_kafka_drains_within_its_grace() {
     let bench = bench();
     bench.cluster.broker_down(-1).expect("down");
